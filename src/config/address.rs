@@ -1,0 +1,259 @@
+//! Addresses, host names and the names that people give to things.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::findings::{Problem, quote, shorten};
+use super::plan::Address;
+
+/// Longest name of a listener, pool or backend, in characters.
+pub(super) const MAX_NAME: usize = 128;
+
+/// Reads the name of a listener, pool or backend: 1 to [`MAX_NAME`] characters, none of them a
+/// control character, white space or `/`, which separates a pool from its backend on the command
+/// line and in the API.
+pub(super) fn parse_name(text: &str) -> Result<String, Problem> {
+    let unfit = |c: char| c == '/' || c.is_whitespace() || c.is_control();
+    if text.is_empty() {
+        return Err(Problem::new("a name must not be empty"));
+    }
+    if text.chars().nth(MAX_NAME).is_some() {
+        return Err(Problem::new(format!("a name has at most {MAX_NAME} characters")));
+    }
+    if text.contains(unfit) {
+        let message = format!("{} holds a '/', white space or a control character", quote(text));
+        return Err(Problem::new(message));
+    }
+    Ok(text.to_owned())
+}
+
+/// Reads the address of a listening socket, `IP:PORT` or `[IPV6]:PORT`.
+pub(super) fn parse_bind(text: &str) -> Result<SocketAddr, Problem> {
+    let (host, port) = split(text, "\"0.0.0.0:443\" or \"[::]:443\"")?;
+    match parse_host(host)? {
+        Host::Ip(ip) => Ok(SocketAddr::new(ip, port)),
+        Host::Name(_) => Err(Problem::new(format!("{} is not an IP address", quote(host)))
+            .help("write an address of this machine, not a name")),
+    }
+}
+
+/// Reads the address of a backend, `IP:PORT`, `[IPV6]:PORT` or `HOST:PORT`.
+pub(super) fn parse_backend(text: &str) -> Result<Address, Problem> {
+    let (host, port) = split(text, "\"10.0.0.1:80\" or \"host.example:80\"")?;
+    match parse_host(host)? {
+        Host::Ip(ip) if ip.is_unspecified() => {
+            Err(Problem::new(format!("{} is no address to connect to", quote(host))))
+        }
+        Host::Ip(ip) => Ok(Address::Socket(SocketAddr::new(ip, port))),
+        Host::Name(host) => Ok(Address::Name { host, port }),
+    }
+}
+
+/// Reads an IP address to connect from.
+pub(super) fn parse_source(text: &str) -> Result<IpAddr, Problem> {
+    let ip: IpAddr = text.parse().map_err(|_| {
+        Problem::new(format!("{} is not an IP address", quote(text)))
+            .help("write an address without a port, as in \"10.0.0.1\"")
+    })?;
+    if ip.is_unspecified() {
+        let problem = Problem::new(format!("{} is no address to connect from", quote(text)));
+        return Err(problem.help("write \"\" to leave the choice to the system"));
+    }
+    usable(ip)
+}
+
+enum Host {
+    Ip(IpAddr),
+    Name(String),
+}
+
+/// Splits `text` into host, without brackets but never without its meaning, and port. `example` is
+/// what the help suggests.
+fn split<'a>(text: &'a str, example: &str) -> Result<(&'a str, u16), Problem> {
+    let help = format!("write {example}");
+    if text.is_empty() {
+        return Err(Problem::new("an address is missing").help(help));
+    }
+    let no_port = || Problem::new(format!("no port in {}", quote(text)));
+    // More than one colon outside brackets can only be IPv6, and then nobody can tell the port.
+    if !text.starts_with('[') && text.matches(':').count() > 1 {
+        return Err(no_port().help("write an IPv6 address in brackets, as in \"[::1]:443\""));
+    }
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if host.starts_with('[') == host.ends_with(']') => (host, port),
+        _ => return Err(no_port().help(help)),
+    };
+    if port.is_empty() {
+        return Err(no_port().help(help));
+    }
+    if host.is_empty() || host == "*" {
+        return Err(Problem::new(format!("no host in {}", quote(text))).help(help));
+    }
+    Ok((host, parse_port(port)?))
+}
+
+fn parse_port(text: &str) -> Result<u16, Problem> {
+    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        let message = format!("port {} is not a number (1 to 65535)", quote(text));
+        return Err(Problem::new(message));
+    }
+    match text.parse() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => {
+            let message = format!("port {} is out of range (1 to 65535)", shorten(text));
+            Err(Problem::new(message))
+        }
+    }
+}
+
+fn parse_host(text: &str) -> Result<Host, Problem> {
+    if let Some(inner) = text.strip_prefix('[') {
+        let inner = inner.strip_suffix(']').unwrap_or(inner);
+        let ip: Ipv6Addr = inner.parse().map_err(|_| {
+            let problem = Problem::new(format!("{} is not an IPv6 address", quote(inner)));
+            if inner.contains('%') {
+                problem.help("zones (the part after '%') cannot be used")
+            } else {
+                problem
+            }
+        })?;
+        return usable(IpAddr::V6(ip)).map(Host::Ip);
+    }
+    if let Ok(ip) = text.parse::<Ipv4Addr>() {
+        return usable(IpAddr::V4(ip)).map(Host::Ip);
+    }
+    parse_host_name(text).map(Host::Name)
+}
+
+fn usable(ip: IpAddr) -> Result<IpAddr, Problem> {
+    if ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST) {
+        return Err(Problem::new(format!("'{ip}' is not the address of one machine")));
+    }
+    // An IPv6 socket that is not for both families cannot use these.
+    if let IpAddr::V6(v6) = ip
+        && let Some(v4) = v6.to_ipv4_mapped()
+    {
+        return Err(Problem::new(format!("'{ip}' is an IPv4 address in IPv6 notation"))
+            .help(format!("write {v4}")));
+    }
+    Ok(ip)
+}
+
+/// A host name by RFC 1123, section 2.1, in lower case and without its trailing dot.
+fn parse_host_name(text: &str) -> Result<String, Problem> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let problem = |why: &str| Problem::new(format!("{} is not a host name: {why}", quote(text)));
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    if let Some(c) = name.chars().find(|&c| !allowed(c)) {
+        return Err(problem(&format!("{} is not allowed in one", quote(&c.to_string()))));
+    }
+    if name.len() > 253 {
+        return Err(problem("it is longer than 253 characters"));
+    }
+    for label in name.split('.') {
+        if label.is_empty() {
+            return Err(problem("a label is empty"));
+        }
+        if label.len() > 63 {
+            return Err(problem("a label is longer than 63 characters"));
+        }
+        if label.starts_with('-') || label.ends_with('-') {
+            return Err(problem("a label begins or ends with '-'"));
+        }
+    }
+    // The RFC tells addresses and names apart by their last label: no top-level domain is a number.
+    let last = name.rsplit('.').next().unwrap_or_default();
+    if last.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(Problem::new(format!("{} is not an IP address", quote(text))));
+    }
+    Ok(name.to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn binds() {
+        for text in ["0.0.0.0:443", "10.0.0.1:1", "[::]:443", "[2001:db8::100]:65535"] {
+            assert_eq!(parse_bind(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_bind() {
+        for (text, message) in [
+            ("", "an address is missing"),
+            (":443", "no host in ':443'"),
+            ("*:443", "no host in '*:443'"),
+            ("10.0.0.1", "no port in '10.0.0.1'"),
+            ("10.0.0.1:", "no port in '10.0.0.1:'"),
+            ("443", "no port in '443'"),
+            ("::1", "no port in '::1'"),
+            ("::1:443", "no port in '::1:443'"),
+            ("[::1]", "no port in '[::1]'"),
+            ("[::1", "no port in '[::1'"),
+            ("[::1]443", "no port in '[::1]443'"),
+            ("10.0.0.1:70000", "port 70000 is out of range (1 to 65535)"),
+            ("10.0.0.1:0", "port 0 is out of range (1 to 65535)"),
+            ("10.0.0.1:+80", "port '+80' is not a number (1 to 65535)"),
+            ("10.0.0.1:http", "port 'http' is not a number (1 to 65535)"),
+            ("10.0.0.300:80", "'10.0.0.300' is not an IP address"),
+            ("localhost:80", "'localhost' is not an IP address"),
+            ("[10.0.0.1]:80", "'10.0.0.1' is not an IPv6 address"),
+            ("[fe80::1%eth0]:80", "'fe80::1%eth0' is not an IPv6 address"),
+            ("[::ffff:1.2.3.4]:80", "'::ffff:1.2.3.4' is an IPv4 address in IPv6 notation"),
+            ("224.0.0.18:80", "'224.0.0.18' is not the address of one machine"),
+        ] {
+            assert_eq!(parse_bind(text).unwrap_err().message, message, "{text}");
+        }
+    }
+
+    #[test]
+    fn backends() {
+        for (text, shown) in [
+            ("10.0.0.1:80", "10.0.0.1:80"),
+            ("[::1]:80", "[::1]:80"),
+            ("Web-1.Example.COM.:8080", "web-1.example.com:8080"),
+            ("localhost:1", "localhost:1"),
+            ("3com.com:1", "3com.com:1"),
+            ("10.0.0.1.nip.io:1", "10.0.0.1.nip.io:1"),
+        ] {
+            assert_eq!(parse_backend(text).unwrap().to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn what_is_no_backend() {
+        let long_label = format!("{}.example:80", "a".repeat(64));
+        let long_name = format!("{}example:80", "a.".repeat(124));
+        for (text, part) in [
+            ("0.0.0.0:80", "is no address to connect to"),
+            ("host_1:80", "'_' is not allowed"),
+            ("a..b:80", "a label is empty"),
+            ("-a:80", "begins or ends with '-'"),
+            ("a-.b:80", "begins or ends with '-'"),
+            (".:80", "a label is empty"),
+            ("http://web:80", "no port"),
+            ("web 1:80", "' ' is not allowed"),
+            ("1.2.3:80", "is not an IP address"),
+            ("wéb:80", "'é' is not allowed"),
+            (&long_label, "longer than 63"),
+            (&long_name, "longer than 253"),
+        ] {
+            let message = parse_backend(text).unwrap_err().message;
+            assert!(message.contains(part), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn names() {
+        let longest = "é".repeat(MAX_NAME);
+        for name in ["a", "web-1", "10.0.0.1:80", "[::1]:80", &longest] {
+            assert_eq!(parse_name(name).unwrap(), name);
+        }
+        let too_long = "a".repeat(MAX_NAME + 1);
+        for name in ["", " ", "a b", "a/b", "a\nb", "a\u{7}", "a\u{a0}b", &too_long] {
+            parse_name(name).unwrap_err();
+        }
+    }
+}

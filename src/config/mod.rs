@@ -1,0 +1,117 @@
+//! Reads a configuration file: text in, a [`Plan`] or every error of the file out.
+//!
+//! `lockgate check`, the start of the gateway and every reload come through [`load`]. A file goes
+//! through these steps, and each of them reports what is wrong and carries on:
+//!
+//! ```text
+//! text ─► syntax (TOML, repaired) ─► schema (what was typed) ─► resolve (what it means) ─► Plan
+//!                └──────────────┬─────────────┴───────────────────────┘
+//!                            findings ─► diagnostics: Report
+//! ```
+//!
+//! A value that is wrong is reported, then stood in for by its default, so that one mistake neither
+//! hides the next nor causes another. The stand-in never gets out: a plan is handed over only when
+//! nothing was reported.
+//!
+//! Apart from reading the one file, this module is pure: it opens no socket, resolves no name and
+//! knows nothing of the machine it runs on.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+pub use diagnostics::{Diagnostic, Report};
+pub use plan::Plan;
+
+pub mod plan;
+
+mod address;
+mod diagnostics;
+mod findings;
+mod health;
+mod reader;
+mod resolve;
+mod schema;
+mod suggest;
+mod syntax;
+mod units;
+mod value;
+mod vocabulary;
+
+#[cfg(test)]
+mod tests;
+
+/// The largest file that is read, in bytes. Far above any real configuration; it stops a mistaken
+/// path (a log, a device) from being read to the end.
+pub const MAX_FILE_SIZE: u64 = 4 << 20;
+
+/// Why there is no [`Plan`].
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file could not be read as text. Trying again helps once the file itself is put right.
+    #[error("cannot read {}: {}", path.display(), cause(source))]
+    Unreadable {
+        /// The file, as it was named.
+        path: PathBuf,
+        /// What stood in the way; `InvalidData` for text that is not UTF-8, `FileTooLarge` above
+        /// [`MAX_FILE_SIZE`].
+        source: io::Error,
+    },
+    /// The file was read and holds mistakes: all of them are in the report.
+    #[error("{0}")]
+    Invalid(Report),
+}
+
+/// Reads the configuration file at `path`.
+///
+/// # Errors
+///
+/// [`Error::Unreadable`] when it is missing, a directory, not permitted, above [`MAX_FILE_SIZE`] or
+/// not UTF-8; [`Error::Invalid`] as for [`parse`].
+pub fn load(path: &Path) -> Result<Plan, Error> {
+    let source =
+        read(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
+    parse(&path.display().to_string(), &source)
+}
+
+/// Reads the configuration in `source`. `file` is the name that the report shows.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] with every mistake in `source`, in the order of the file.
+pub fn parse(file: &str, source: &str) -> Result<Plan, Error> {
+    // Editors on Windows begin a file with a byte order mark, which is not part of its first line.
+    let source = source.strip_prefix('\u{feff}').unwrap_or(source);
+    let mut errors = findings::Findings::default();
+    let text = syntax::Repaired::new(source, &mut errors);
+    let typed = schema::File::read(&text.table(), &mut errors);
+    let plan = resolve::resolve(typed, &mut errors);
+    match errors.into_report(file, source, &text) {
+        Some(report) => Err(Error::Invalid(report)),
+        None => Ok(plan),
+    }
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_FILE_SIZE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_SIZE {
+        let message = format!("larger than {} MiB", MAX_FILE_SIZE >> 20);
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + valid.iter().filter(|&&byte| byte == b'\n').count();
+        io::Error::new(io::ErrorKind::InvalidData, format!("not UTF-8 (line {line})"))
+    })
+}
+
+/// The usual causes in plain words; the rest as the system puts it.
+fn cause(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "no such file".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        io::ErrorKind::IsADirectory => "it is a directory".to_owned(),
+        _ => error.to_string(),
+    }
+}

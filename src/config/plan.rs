@@ -1,0 +1,258 @@
+//! What a configuration means: validated, total, free of file positions.
+//!
+//! A [`Plan`] that exists can run: every name it mentions is defined, every range is kept, every
+//! default is filled in. Only [`super::load`] and [`super::parse`] make one.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A whole configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// `[runtime]`
+    pub runtime: Runtime,
+    /// `[admin]`
+    pub admin: Admin,
+    /// `[log]`
+    pub log: Log,
+    /// `[[listener]]`, in the order of the file; names are unique, no two binds overlap.
+    pub listeners: Vec<Listener>,
+    /// `[pool.NAME]`, in the order of the file; names are unique.
+    pub pools: Vec<Pool>,
+}
+
+/// `[runtime]`: the process.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Runtime {
+    /// Worker threads; `None` = one per core that this process may use. At most 1024.
+    pub workers: Option<NonZeroUsize>,
+    /// Pin each worker to a core.
+    pub pin: bool,
+    /// Connections at once, over all listeners; `None` = from `RLIMIT_NOFILE`.
+    pub max_connections: Option<NonZeroU32>,
+    /// How long a graceful stop waits for connections.
+    pub drain_timeout: Duration,
+}
+
+/// `[admin]`: where the process answers questions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Admin {
+    /// Path of the unix socket; `None` = off.
+    pub socket: Option<PathBuf>,
+    /// Address of the read-only HTTP server; `None` = off.
+    pub http: Option<SocketAddr>,
+}
+
+/// `[log]`: what is written where.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// The least severe level that is written.
+    pub level: Level,
+    /// Form of events and access records.
+    pub format: Format,
+    /// Write one access record per connection.
+    pub access: bool,
+}
+
+/// `log.level`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// `error`
+    Error,
+    /// `warn`
+    Warn,
+    /// `info`
+    Info,
+    /// `debug`
+    Debug,
+    /// `trace`
+    Trace,
+}
+
+/// `log.format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// key=value lines.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// `[[listener]]` with `protocol = "tcp"`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    /// Unique name.
+    pub name: String,
+    /// Where it listens; never empty.
+    pub bind: Vec<SocketAddr>,
+    /// Index into [`Plan::pools`]; `None` = refuse connections.
+    pub pool: Option<usize>,
+    /// Connections at once on this listener; `None` = no limit of its own.
+    pub max_connections: Option<NonZeroU32>,
+    /// Longest time without a byte in either direction.
+    pub idle_timeout: Duration,
+    /// Longest time without a byte after one side has sent FIN.
+    pub half_close_timeout: Duration,
+}
+
+/// `[pool.NAME]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pool {
+    /// Unique name.
+    pub name: String,
+    /// How a backend is chosen.
+    pub balance: Balance,
+    /// Longest time for one connect.
+    pub connect_timeout: Duration,
+    /// Other backends tried after a failed connect.
+    pub retries: u32,
+    /// How long a connection waits when every backend is full; zero = refuse at once.
+    pub queue_timeout: Duration,
+    /// How long a backend that came up takes to reach its weight; zero = at once.
+    pub slow_start: Duration,
+    /// What to do when every backend is down.
+    pub all_down: AllDown,
+    /// Local address to connect from.
+    pub source: Option<IpAddr>,
+    /// Active checks; `None` = none.
+    pub health: Option<Health>,
+    /// What live traffic says; `None` = not listened to (`max_fails = 0`).
+    pub passive: Option<Passive>,
+    /// Never empty; names are unique within the pool.
+    pub backends: Vec<Backend>,
+}
+
+/// `balance`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// `weighted_round_robin`
+    WeightedRoundRobin,
+    /// `least_connections`
+    LeastConnections,
+    /// `random`: the less loaded of two.
+    Random,
+    /// `source_hash`: Maglev over the client's address.
+    SourceHash,
+}
+
+impl Balance {
+    /// The name as written in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::WeightedRoundRobin => "weighted_round_robin",
+            Self::LeastConnections => "least_connections",
+            Self::Random => "random",
+            Self::SourceHash => "source_hash",
+        }
+    }
+}
+
+/// `all_down`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AllDown {
+    /// Reset the connection.
+    Refuse,
+    /// Try the backends all the same.
+    TryAll,
+}
+
+/// `[[pool.NAME.backend]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backend {
+    /// Unique within the pool; the address unless given.
+    pub name: String,
+    /// Where it listens.
+    pub address: Address,
+    /// Share of the traffic, 0 to 65535; 0 = no new connections.
+    pub weight: u16,
+    /// Connections at once; `None` = no limit.
+    pub max_connections: Option<NonZeroU32>,
+    /// Used only when every other backend is down.
+    pub backup: bool,
+}
+
+/// `address` of a backend.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// An IP address and port.
+    Socket(SocketAddr),
+    /// A host name and port, to be resolved.
+    Name {
+        /// Lower-case host name without a trailing dot.
+        host: String,
+        /// Port, never 0.
+        port: u16,
+    },
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(address) => address.fmt(f),
+            Self::Name { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+/// `[pool.NAME.health]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Health {
+    /// What is done.
+    pub check: Check,
+    /// Time between checks, from start to start.
+    pub interval: Duration,
+    /// The same while a verdict is pending.
+    pub fast_interval: Duration,
+    /// Longest time for one check, connect included.
+    pub timeout: Duration,
+    /// Successes in a row that make a backend up.
+    pub rise: NonZeroU32,
+    /// Failures in a row that make it down.
+    pub fall: NonZeroU32,
+    /// Port to check; `None` = the backend's own.
+    pub port: Option<u16>,
+}
+
+/// `health.type` with the keys that belong to it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Check {
+    /// A connection is accepted.
+    Tcp,
+    /// A TLS handshake completes.
+    Tls,
+    /// An HTTP/1.1 GET is answered with an expected status.
+    Http {
+        /// Over TLS.
+        tls: bool,
+        /// Begins with `/`.
+        path: String,
+        /// The `Host` header; `None` = the backend's address.
+        host: Option<String>,
+        /// Ranges within 100..=599; never empty.
+        expect_status: Vec<RangeInclusive<u16>>,
+    },
+    /// Bytes are sent and an answer that begins with the expected bytes comes back.
+    SendExpect {
+        /// May be empty, for protocols in which the server speaks first.
+        send: Vec<u8>,
+        /// Never empty, at most 16 KiB.
+        expect: Vec<u8>,
+    },
+}
+
+/// `[pool.NAME.passive]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Passive {
+    /// Failures within `window` that eject.
+    pub max_fails: NonZeroU32,
+    /// How far back failures count.
+    pub window: Duration,
+    /// First ejection; doubles on each repeat, up to 10 times.
+    pub eject_for: Duration,
+    /// Largest share of the pool that may be ejected, in percent, 0 to 100.
+    pub max_ejected: u8,
+}

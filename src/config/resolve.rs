@@ -1,0 +1,302 @@
+//! What it means: names are unique, references lead somewhere, addresses do not clash.
+//!
+//! Takes what was typed and makes a [`Plan`] of it. The plan is whole even when something was
+//! reported, on the way or before; it is only good when nothing was.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use super::address::{MAX_NAME, parse_name};
+use super::findings::{Findings, Span, Spanned, quote};
+use super::plan::{self, Address, Plan};
+use super::reader::Field;
+use super::schema::{Backend, File, Listener, Pool};
+use super::suggest::nearest;
+
+/// The default of `admin.http`.
+const ADMIN_HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8404);
+
+/// Most pools that are compared with a mistyped name, to bound the work on a file of nothing else.
+const MAX_CANDIDATES: usize = 200;
+
+/// Turns what was typed into a plan.
+pub(super) fn resolve(file: File, errors: &mut Findings) -> Plan {
+    let mut names = Names::new("listener");
+    let mut binds = Binds::new(&file.admin.http);
+    let pool_names = file.pools.as_given().map_or_else(Vec::new, |pools| {
+        pools.value.iter().map(|pool| pool.name.value.clone()).collect()
+    });
+    let pools_are_known = !matches!(file.pools, Field::Wrong);
+    let index_of: HashMap<&str, usize> =
+        pool_names.iter().enumerate().map(|(index, name)| (name.as_str(), index)).collect();
+
+    let nothing_to_do = match &file.listeners {
+        Field::Absent => true,
+        Field::Wrong => false,
+        Field::Given(listeners) => listeners.value.is_empty(),
+    };
+    if nothing_to_do {
+        errors
+            .section_missing(Span::default(), "no [[listener]]: nothing to do")
+            .help("a [[listener]] needs a 'name' and a 'bind'");
+    }
+
+    let mut listeners = Vec::new();
+    for typed in file.listeners.or(Vec::new()) {
+        let pool = match typed.pool.as_given() {
+            Some(name) if pools_are_known => find_pool(name, &index_of, &pool_names, errors),
+            _ => None,
+        };
+        listeners.push(listener(typed, pool, &mut names, &mut binds, errors));
+    }
+    Plan {
+        runtime: file.runtime,
+        admin: plan::Admin {
+            socket: file.admin.socket,
+            http: file.admin.http.or(Some(ADMIN_HTTP)),
+        },
+        log: file.log,
+        listeners,
+        pools: file.pools.or(Vec::new()).into_iter().map(|typed| pool(typed, errors)).collect(),
+    }
+}
+
+fn find_pool(
+    name: &Spanned<String>,
+    index_of: &HashMap<&str, usize>,
+    names: &[String],
+    errors: &mut Findings,
+) -> Option<usize> {
+    let index = index_of.get(name.value.as_str()).copied();
+    if index.is_none() {
+        let shown = quote(&name.value);
+        let candidates = names.iter().take(MAX_CANDIDATES).map(String::as_str);
+        let help = match nearest(&name.value, candidates) {
+            Some(near) => format!("did you mean {}?", quote(near)),
+            None => "define it with [pool.NAME] and a [[pool.NAME.backend]]".to_owned(),
+        };
+        errors.section_missing(name.span, format!("pool: no pool is named {shown}")).help(help);
+    }
+    index
+}
+
+fn listener(
+    typed: Listener,
+    pool: Option<usize>,
+    names: &mut Names,
+    binds: &mut Binds,
+    errors: &mut Findings,
+) -> plan::Listener {
+    if typed.name.is_absent() {
+        errors.key_missing(typed.header, "this listener has no 'name'");
+    }
+    if typed.bind.is_absent() {
+        errors
+            .key_missing(typed.header, "this listener has no 'bind'")
+            .help("write bind = [\"0.0.0.0:443\", \"[::]:443\"]");
+    }
+    if let Some(name) = typed.name.as_given() {
+        names.claim(&name.value, name.span, errors);
+    }
+    let bind = typed.bind.or(Vec::new());
+    for address in &bind {
+        binds.claim(address, errors);
+    }
+    plan::Listener {
+        name: typed.name.or(String::new()),
+        bind: bind.into_iter().map(|address| address.value).collect(),
+        pool,
+        max_connections: typed.max_connections,
+        idle_timeout: typed.idle_timeout,
+        half_close_timeout: typed.half_close_timeout,
+    }
+}
+
+/// Backends in a pool: half of what it has slots for, so that a reload can replace them all.
+const MOST_BACKENDS: usize = 32_768;
+
+fn pool(typed: Pool, errors: &mut Findings) -> plan::Pool {
+    if let Err(problem) = parse_name(&typed.name.value) {
+        errors.problem(typed.name.span, "pool", problem);
+    }
+    let no_backends = match &typed.backends {
+        Field::Absent => true,
+        Field::Wrong => false,
+        Field::Given(backends) => backends.value.is_empty(),
+    };
+    if no_backends {
+        let name = quote(&typed.name.value);
+        errors
+            .key_missing(typed.header, format!("pool {name} has no backends"))
+            .help("add [[pool.NAME.backend]] with an 'address'");
+    }
+    let mut names = Names::new("backend");
+    let backends = typed.backends.or(Vec::new());
+    if backends.len() > MOST_BACKENDS {
+        errors.wrong(
+            typed.header,
+            format!("{} backends in a pool are more than {MOST_BACKENDS}", backends.len()),
+        );
+    }
+    if let Some(source) = typed.source.as_given() {
+        check_families(source, &backends, errors);
+    }
+    plan::Pool {
+        name: typed.name.value,
+        balance: typed.balance,
+        connect_timeout: typed.connect_timeout,
+        retries: typed.retries,
+        queue_timeout: typed.queue_timeout,
+        slow_start: typed.slow_start,
+        all_down: typed.all_down,
+        source: typed.source.or(None),
+        health: typed.health,
+        passive: typed.passive,
+        backends: backends
+            .into_iter()
+            .filter_map(|typed| backend(typed, &mut names, errors))
+            .collect(),
+    }
+}
+
+/// A connection has one address family: its source and its destination share it.
+fn check_families(source: &Spanned<Option<IpAddr>>, backends: &[Backend], errors: &mut Findings) {
+    let Some(ip) = source.value else { return };
+    for address in backends.iter().filter_map(|backend| backend.address.as_given()) {
+        let Address::Socket(destination) = address.value else {
+            continue;
+        };
+        if destination.is_ipv4() != ip.is_ipv4() {
+            let message = format!("address: {destination} cannot be reached from source {ip}");
+            errors.clash(address.span, message, source.span);
+        }
+    }
+}
+
+/// `None` without an address.
+fn backend(typed: Backend, names: &mut Names, errors: &mut Findings) -> Option<plan::Backend> {
+    if typed.address.is_absent() {
+        errors
+            .key_missing(typed.header, "this backend has no 'address'")
+            .help("write address = \"10.0.0.1:80\"");
+    }
+    let name_is_absent = typed.name.is_absent();
+    if let Some(name) = typed.name.as_given() {
+        names.claim(&name.value, name.span, errors);
+    }
+    let address = typed.address.given()?;
+    let name = typed.name.or_else(|| address.value.to_string());
+    if name_is_absent {
+        if name.len() > MAX_NAME {
+            let message = format!("address: too long to be the name as well (at most {MAX_NAME})");
+            errors.wrong(address.span, message).help("add a 'name'");
+        } else {
+            names.claim(&name, address.span, errors);
+        }
+    }
+    Some(plan::Backend {
+        name,
+        address: address.value,
+        weight: typed.weight,
+        max_connections: typed.max_connections,
+        backup: typed.backup,
+    })
+}
+
+/// Names that must be unique, and where each is written.
+struct Names {
+    what: &'static str,
+    taken: BTreeMap<String, Span>,
+}
+
+impl Names {
+    fn new(what: &'static str) -> Self {
+        Self { what, taken: BTreeMap::new() }
+    }
+
+    fn claim(&mut self, name: &str, span: Span, errors: &mut Findings) {
+        if let Some(&first) = self.taken.get(name) {
+            let message = format!("{} name {} is already used", self.what, quote(name));
+            errors.clash(span, message, first).help("give each its own 'name'");
+        } else {
+            self.taken.insert(name.to_owned(), span);
+        }
+    }
+}
+
+/// Listening addresses. A wildcard overlaps every address of its family with the same port; the
+/// families do not overlap, since IPv6 sockets are opened for IPv6 only.
+struct Binds {
+    exact: HashMap<SocketAddr, Owner>,
+    /// By family and port: the wildcard, and the first address of any kind.
+    wildcard: HashMap<(bool, u16), (SocketAddr, Owner)>,
+    first: HashMap<(bool, u16), (SocketAddr, Owner)>,
+}
+
+/// Who holds an address.
+#[derive(Clone, Copy)]
+enum Owner {
+    Listener(Span),
+    Admin(Span),
+    AdminByDefault,
+}
+
+impl Binds {
+    fn new(admin_http: &Field<Option<SocketAddr>>) -> Self {
+        let mut this =
+            Self { exact: HashMap::new(), wildcard: HashMap::new(), first: HashMap::new() };
+        match admin_http {
+            Field::Absent => this.insert(ADMIN_HTTP, Owner::AdminByDefault),
+            Field::Given(Spanned { value: Some(address), span }) => {
+                this.insert(*address, Owner::Admin(*span));
+            }
+            Field::Given(_) | Field::Wrong => {}
+        }
+        this
+    }
+
+    fn claim(&mut self, claimed: &Spanned<SocketAddr>, errors: &mut Findings) {
+        let Spanned { value: address, span } = *claimed;
+        let Some((other, owner)) = self.overlapping(address) else {
+            self.insert(address, Owner::Listener(span));
+            return;
+        };
+        match owner {
+            Owner::Listener(first) if other == address => {
+                errors.clash(span, format!("bind: {address} is already bound"), first);
+            }
+            Owner::Listener(first) => {
+                errors.clash(span, format!("bind: {address} overlaps {other}"), first);
+            }
+            Owner::Admin(first) => {
+                errors.clash(span, format!("bind: {address} overlaps admin.http"), first);
+            }
+            Owner::AdminByDefault => {
+                errors
+                    .wrong(span, format!("bind: {address} overlaps admin.http"))
+                    .note(format!("admin.http is {other} unless it is set"))
+                    .help("set http in [admin] to another address, or to \"\" for none");
+            }
+        }
+    }
+
+    fn overlapping(&self, address: SocketAddr) -> Option<(SocketAddr, Owner)> {
+        let family_and_port = (address.is_ipv4(), address.port());
+        if let Some(owner) = self.exact.get(&address) {
+            return Some((address, *owner));
+        }
+        if address.ip().is_unspecified() {
+            return self.first.get(&family_and_port).copied();
+        }
+        self.wildcard.get(&family_and_port).copied()
+    }
+
+    fn insert(&mut self, address: SocketAddr, owner: Owner) {
+        let family_and_port = (address.is_ipv4(), address.port());
+        self.exact.insert(address, owner);
+        if address.ip().is_unspecified() {
+            self.wildcard.insert(family_and_port, (address, owner));
+        }
+        self.first.entry(family_and_port).or_insert((address, owner));
+    }
+}

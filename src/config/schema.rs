@@ -1,0 +1,206 @@
+//! What was typed: the sections of a file, each value of its type and within its range.
+//!
+//! What one section says by itself is settled here, defaults included. What needs another section
+//! to make sense (names, references, addresses that may clash) keeps its position for `resolve`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+use super::address::{parse_backend, parse_bind, parse_name, parse_source};
+use super::findings::{Findings, Problem, Span, Spanned, quote};
+use super::health;
+use super::plan::{self, Address, AllDown, Balance, Format, Level};
+use super::reader::{Field, Section};
+use super::value::{text, unknown_value};
+use super::vocabulary as known;
+
+/// A whole file.
+#[derive(Debug)]
+pub(super) struct File {
+    pub(super) runtime: plan::Runtime,
+    pub(super) admin: Admin,
+    pub(super) log: plan::Log,
+    pub(super) listeners: Field<Vec<Listener>>,
+    pub(super) pools: Field<Vec<Pool>>,
+}
+
+/// `[admin]`
+#[derive(Debug)]
+pub(super) struct Admin {
+    pub(super) socket: Option<PathBuf>,
+    pub(super) http: Field<Option<SocketAddr>>,
+}
+
+/// `[[listener]]`
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) header: Span,
+    pub(super) name: Field<String>,
+    pub(super) bind: Field<Vec<Spanned<SocketAddr>>>,
+    pub(super) pool: Field<String>,
+    pub(super) max_connections: Option<NonZeroU32>,
+    pub(super) idle_timeout: Duration,
+    pub(super) half_close_timeout: Duration,
+}
+
+/// `[pool.NAME]`
+#[derive(Debug)]
+pub(super) struct Pool {
+    pub(super) header: Span,
+    pub(super) name: Spanned<String>,
+    pub(super) balance: Balance,
+    pub(super) connect_timeout: Duration,
+    pub(super) retries: u32,
+    pub(super) queue_timeout: Duration,
+    pub(super) slow_start: Duration,
+    pub(super) all_down: AllDown,
+    pub(super) source: Field<Option<IpAddr>>,
+    pub(super) health: Option<plan::Health>,
+    pub(super) passive: Option<plan::Passive>,
+    pub(super) backends: Field<Vec<Backend>>,
+}
+
+/// `[[pool.NAME.backend]]`
+#[derive(Debug)]
+pub(super) struct Backend {
+    pub(super) header: Span,
+    pub(super) name: Field<String>,
+    pub(super) address: Field<Address>,
+    pub(super) weight: u16,
+    pub(super) max_connections: Option<NonZeroU32>,
+    pub(super) backup: bool,
+}
+
+impl File {
+    /// Reads the sections of `table` and reports what is wrong in each.
+    pub(super) fn read(table: &DeTable<'_>, errors: &mut Findings) -> Self {
+        let mut file = Section::open(&known::FILE, table, Span::default(), errors);
+        Self {
+            runtime: file.section_or_empty("runtime", &known::RUNTIME, runtime),
+            admin: file.section_or_empty("admin", &known::ADMIN, admin),
+            log: file.section_or_empty("log", &known::LOG, log),
+            listeners: file.sections("listener", &known::LISTENER, listener),
+            pools: file.named_sections("pool", &known::POOL, pool),
+        }
+    }
+}
+
+fn runtime(mut section: Section<'_, '_>) -> plan::Runtime {
+    plan::Runtime {
+        workers: NonZeroUsize::new(section.number("workers", 0..=1024).or(0)),
+        pin: section.flag("pin").or(true),
+        max_connections: section.limit("max_connections"),
+        drain_timeout: section.duration_or_zero("drain_timeout").or(Duration::from_secs(30)),
+    }
+}
+
+fn admin(mut section: Section<'_, '_>) -> Admin {
+    let socket = section.parsed("socket", optional(parse_socket_path));
+    Admin {
+        socket: socket.or(Some(PathBuf::from("/run/lockgate/admin.sock"))),
+        http: section.parsed("http", optional(parse_bind)),
+    }
+}
+
+fn log(mut section: Section<'_, '_>) -> plan::Log {
+    let levels = [
+        ("error", Level::Error),
+        ("warn", Level::Warn),
+        ("info", Level::Info),
+        ("debug", Level::Debug),
+        ("trace", Level::Trace),
+    ];
+    let formats = [("text", Format::Text), ("json", Format::Json)];
+    plan::Log {
+        level: section.choice("level", &levels).or(Level::Info),
+        format: section.choice("format", &formats).or(Format::Text),
+        access: section.flag("access").or(true),
+    }
+}
+
+fn listener(mut section: Section<'_, '_>) -> Listener {
+    // There is one protocol so far, so that nothing is left to remember of it.
+    section.parsed("protocol", parse_protocol);
+    Listener {
+        header: section.span,
+        name: section.parsed("name", parse_name),
+        bind: section.one_or_more("bind", |value| parse_bind(text(value)?)),
+        pool: section.parsed("pool", |name| Ok(name.to_owned())),
+        max_connections: section.limit("max_connections"),
+        idle_timeout: section.duration("idle_timeout").or(Duration::from_hours(1)),
+        half_close_timeout: section.duration("half_close_timeout").or(Duration::from_mins(1)),
+    }
+}
+
+fn pool(name: Spanned<String>, mut section: Section<'_, '_>) -> Pool {
+    let policies = [
+        Balance::WeightedRoundRobin,
+        Balance::LeastConnections,
+        Balance::Random,
+        Balance::SourceHash,
+    ]
+    .map(|policy| (policy.name(), policy));
+    let all_down = [("refuse", AllDown::Refuse), ("try_all", AllDown::TryAll)];
+    Pool {
+        header: section.span,
+        name,
+        balance: section.choice("balance", &policies).or(Balance::WeightedRoundRobin),
+        connect_timeout: section.duration("connect_timeout").or(Duration::from_secs(5)),
+        retries: section.number("retries", 0..=100).or(2),
+        queue_timeout: section.duration_or_zero("queue_timeout").or(Duration::from_secs(5)),
+        slow_start: section.duration_or_zero("slow_start").or(Duration::ZERO),
+        all_down: section.choice("all_down", &all_down).or(AllDown::Refuse),
+        source: section.parsed("source", optional(parse_source)),
+        health: section.section("health", &known::HEALTH, health::health).value(),
+        passive: section.section_or_empty("passive", &known::PASSIVE, health::passive),
+        backends: section.sections("backend", &known::BACKEND, backend),
+    }
+}
+
+fn backend(mut section: Section<'_, '_>) -> Backend {
+    Backend {
+        header: section.span,
+        name: section.parsed("name", parse_name),
+        address: section.parsed("address", parse_backend),
+        weight: section.number("weight", 0..=u16::MAX).or(100),
+        max_connections: section.limit("max_connections"),
+        backup: section.flag("backup").or(false),
+    }
+}
+
+/// Reads `""` as nothing, and anything else by `parse`.
+pub(super) fn optional<T>(
+    parse: impl FnOnce(&str) -> Result<T, Problem>,
+) -> impl FnOnce(&str) -> Result<Option<T>, Problem> {
+    |text| {
+        if text.is_empty() { Ok(None) } else { parse(text).map(Some) }
+    }
+}
+
+fn parse_protocol(word: &str) -> Result<(), Problem> {
+    const LATER: [&str; 4] = ["tls", "tls_passthrough", "redirect", "udp"];
+    match word {
+        "tcp" => Ok(()),
+        _ if LATER.contains(&word) => {
+            Err(Problem::new(format!("{} is not supported yet", quote(word))))
+        }
+        _ => Err(unknown_value(word, std::iter::once("tcp").chain(LATER))),
+    }
+}
+
+fn parse_socket_path(text: &str) -> Result<PathBuf, Problem> {
+    // sun_path of sockaddr_un, less the NUL at its end; see unix(7).
+    const MAX_BYTES: usize = 107;
+    if text.len() > MAX_BYTES {
+        let message = format!("the path of a unix socket has at most {MAX_BYTES} bytes");
+        return Err(Problem::new(message));
+    }
+    if text.contains('\0') {
+        return Err(Problem::new("a path cannot hold a NUL character"));
+    }
+    Ok(PathBuf::from(text))
+}

@@ -1,0 +1,164 @@
+//! Any text is answered: with a sound plan, or with a report on places that exist.
+
+use std::ops::RangeInclusive;
+
+use proptest::prelude::*;
+
+use super::super::plan::{Address, Check, Plan};
+use super::super::{Error, parse};
+use super::EXAMPLE;
+
+/// Everything that the documentation of [`Plan`] promises.
+fn assert_invariants(plan: &Plan) {
+    let unique = |names: Vec<&str>| {
+        let mut sorted = names.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        sorted.len() == names.len()
+            && names.iter().all(|name| (1..=128).contains(&name.chars().count()))
+    };
+    assert!(plan.runtime.workers.is_none_or(|workers| workers.get() <= 1024));
+    assert!(!plan.listeners.is_empty());
+    assert!(unique(plan.listeners.iter().map(|l| l.name.as_str()).collect()));
+    assert!(unique(plan.pools.iter().map(|p| p.name.as_str()).collect()));
+    let mut sockets: Vec<_> = plan.admin.http.into_iter().collect();
+    for listener in &plan.listeners {
+        assert!(!listener.bind.is_empty());
+        assert!(listener.pool.is_none_or(|pool| pool < plan.pools.len()));
+        assert!(!listener.idle_timeout.is_zero() && !listener.half_close_timeout.is_zero());
+        sockets.extend(&listener.bind);
+    }
+    for (index, a) in sockets.iter().enumerate() {
+        assert_ne!(a.port(), 0);
+        for b in &sockets[index + 1..] {
+            let wild = a.ip().is_unspecified() || b.ip().is_unspecified();
+            assert!(
+                a.port() != b.port() || a.is_ipv4() != b.is_ipv4() || (a.ip() != b.ip() && !wild),
+                "{a} {b}"
+            );
+        }
+    }
+    for pool in &plan.pools {
+        assert!(!pool.backends.is_empty());
+        assert!(unique(pool.backends.iter().map(|b| b.name.as_str()).collect()));
+        assert!(!pool.connect_timeout.is_zero() && pool.retries <= 100);
+        for backend in &pool.backends {
+            if let (Some(source), Address::Socket(address)) = (pool.source, &backend.address) {
+                assert_eq!(source.is_ipv4(), address.is_ipv4());
+            }
+        }
+        if let Some(health) = &pool.health {
+            assert!(!health.fast_interval.is_zero() && !health.timeout.is_zero());
+            assert!(health.fast_interval <= health.interval);
+            assert_ne!(health.port, Some(0));
+            match &health.check {
+                Check::Tcp | Check::Tls => {}
+                Check::Http { path, expect_status, .. } => {
+                    assert!(path.starts_with('/') && !expect_status.is_empty());
+                    let within = |r: &RangeInclusive<u16>| {
+                        100 <= *r.start() && r.start() <= r.end() && *r.end() <= 599
+                    };
+                    assert!(expect_status.iter().all(within));
+                }
+                Check::SendExpect { expect, .. } => {
+                    assert!((1..=16 << 10).contains(&expect.len()));
+                }
+            }
+        }
+        if let Some(passive) = &pool.passive {
+            assert!(passive.max_ejected <= 100);
+            assert!(!passive.window.is_zero() && !passive.eject_for.is_zero());
+        }
+    }
+}
+
+/// Parses, and checks that the answer is sound whichever it is.
+fn exercise(source: &str) {
+    match parse("t.toml", source) {
+        Ok(plan) => assert_invariants(&plan),
+        Err(Error::Invalid(report)) => {
+            assert!(!report.errors().is_empty());
+            let lines = source.split('\n').count();
+            let rendered = report.render(false);
+            for error in report.errors() {
+                assert!((1..=lines).contains(&error.line) && error.column >= 1);
+                assert!(!error.message.contains('\n'));
+                let place = format!("t.toml:{}:{}", error.line, error.column);
+                assert!(rendered.contains(&place), "{place} in\n{rendered}");
+            }
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Pieces that make a mutation meaningful more often than random bytes do.
+const PIECES: [&str; 24] = [
+    "[",
+    "]",
+    "[[",
+    "]]",
+    "{",
+    "}",
+    "\"",
+    "'",
+    "\"\"\"",
+    "'''",
+    "=",
+    ",",
+    "#",
+    "\n",
+    "\r\n",
+    ".",
+    "0",
+    "-1",
+    "99999999999999999999",
+    "\"5s\"",
+    "[[listener]]",
+    "name",
+    "pool",
+    "\u{1f510}",
+];
+
+proptest! {
+    #[test]
+    fn random_bytes_are_answered(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        exercise(&String::from_utf8_lossy(&bytes));
+    }
+
+    #[test]
+    fn random_pieces_are_answered(picks in proptest::collection::vec(0..PIECES.len(), 0..60)) {
+        let source: String = picks.into_iter().map(|pick| PIECES[pick]).collect();
+        exercise(&source);
+    }
+
+    #[test]
+    fn mutated_files_are_answered(
+        edits in proptest::collection::vec(
+            (any::<proptest::sample::Index>(), 0usize..12, 0..=PIECES.len()),
+            0..5,
+        )
+    ) {
+        let mut source = EXAMPLE.to_owned();
+        for (place, length, piece) in edits {
+            let from = source.floor_char_boundary(place.index(source.len() + 1));
+            let to = source.ceil_char_boundary((from + length).min(source.len()));
+            source.replace_range(from..to, PIECES.get(piece).copied().unwrap_or_default());
+        }
+        exercise(&source);
+    }
+
+    #[test]
+    fn shuffled_values_are_answered(
+        swaps in proptest::collection::vec(
+            (any::<proptest::sample::Index>(), any::<proptest::sample::Index>()),
+            0..4,
+        )
+    ) {
+        let mut lines: Vec<&str> = EXAMPLE.lines().collect();
+        for (a, b) in swaps {
+            let (a, b) = (a.index(lines.len()), b.index(lines.len()));
+            lines.swap(a, b);
+        }
+        exercise(&lines.join("\n"));
+    }
+}

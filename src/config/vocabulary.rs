@@ -1,0 +1,126 @@
+//! Every key of a configuration file, section by section, including those not built yet.
+//!
+//! The reader refuses what is not listed here; the lists also tell a mistyped key from one that
+//! stands in the wrong section. No key is ever accepted and ignored.
+
+/// The keys of one section.
+#[derive(Debug)]
+pub(super) struct Vocabulary {
+    /// The section as it is written, with `NAME` where a name goes.
+    pub(super) title: &'static str,
+    /// Keys that are read.
+    pub(super) keys: &'static [&'static str],
+    /// Keys that have a meaning, but no implementation yet.
+    pub(super) later: &'static [&'static str],
+}
+
+/// The sections themselves.
+pub(super) const FILE: Vocabulary = Vocabulary {
+    title: "the file",
+    keys: &["runtime", "admin", "log", "listener", "pool"],
+    later: &["pair", "node", "vrrp"],
+};
+
+pub(super) const RUNTIME: Vocabulary = Vocabulary {
+    title: "[runtime]",
+    keys: &["workers", "pin", "max_connections", "drain_timeout"],
+    later: &["state_dir"],
+};
+
+pub(super) const ADMIN: Vocabulary =
+    Vocabulary { title: "[admin]", keys: &["socket", "http"], later: &[] };
+
+pub(super) const LOG: Vocabulary =
+    Vocabulary { title: "[log]", keys: &["level", "format", "access"], later: &[] };
+
+pub(super) const LISTENER: Vocabulary = Vocabulary {
+    title: "[[listener]]",
+    keys: &[
+        "name",
+        "bind",
+        "protocol",
+        "pool",
+        "max_connections",
+        "idle_timeout",
+        "half_close_timeout",
+    ],
+    later: &[
+        "accept_proxy_from",
+        "allow",
+        "deny",
+        "client_timeout",
+        "limit",
+        "tls",
+        "route",
+        "acme_dir",
+        "acme_pool",
+    ],
+};
+
+pub(super) const POOL: Vocabulary = Vocabulary {
+    title: "[pool.NAME]",
+    keys: &[
+        "balance",
+        "connect_timeout",
+        "retries",
+        "queue_timeout",
+        "slow_start",
+        "all_down",
+        "source",
+        "health",
+        "passive",
+        "backend",
+    ],
+    later: &["send_proxy", "tls"],
+};
+
+pub(super) const HEALTH: Vocabulary = Vocabulary {
+    title: "[pool.NAME.health]",
+    keys: &[
+        "type",
+        "interval",
+        "fast_interval",
+        "timeout",
+        "rise",
+        "fall",
+        "port",
+        "tls",
+        "path",
+        "host",
+        "expect_status",
+        "send",
+        "expect",
+    ],
+    later: &[],
+};
+
+pub(super) const PASSIVE: Vocabulary = Vocabulary {
+    title: "[pool.NAME.passive]",
+    keys: &["max_fails", "window", "eject_for", "max_ejected"],
+    later: &[],
+};
+
+pub(super) const BACKEND: Vocabulary = Vocabulary {
+    title: "[[pool.NAME.backend]]",
+    keys: &["name", "address", "weight", "max_connections", "backup"],
+    later: &[],
+};
+
+const SECTIONS: [&Vocabulary; 9] =
+    [&FILE, &RUNTIME, &ADMIN, &LOG, &LISTENER, &POOL, &HEALTH, &PASSIVE, &BACKEND];
+
+impl Vocabulary {
+    /// Every key that has a meaning here, built or not.
+    pub(super) fn all(&self) -> impl Iterator<Item = &'static str> {
+        self.keys.iter().chain(self.later).copied()
+    }
+}
+
+/// The titles of the sections that know `key`.
+pub(super) fn homes(key: &str) -> Vec<&'static str> {
+    SECTIONS
+        .iter()
+        .filter(|section| section.all().any(|known| known == key))
+        .map(|section| section.title)
+        .collect()
+}
