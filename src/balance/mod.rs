@@ -1,0 +1,328 @@
+//! Which backend a connection gets.
+//!
+//! Called by [`crate::pool`] on the path of every connection; knows slots, weights and counts, no
+//! sockets and no names. A [`Group`] is a set of equal candidates (a pool has one of ordinary and
+//! one of backup backends). A pick takes a lease in the same step, without a lock: round robin
+//! claims the next place on the [`wheel`] with one compare-and-swap, least connections claims the
+//! [`cell`] that it found to be the least loaded. Both are therefore exact over the process,
+//! however many workers pick at once.
+
+pub mod cell;
+pub mod maglev;
+pub mod wheel;
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cell::{Block, Cell, Load, WEIGHT_ONE};
+use maglev::{GOLDEN, Maglev, mix};
+use wheel::Wheel;
+
+/// Most slots that a group can have.
+pub const MOST_SLOTS: usize = 1 << 16;
+
+/// How a group chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Smooth weighted round robin.
+    RoundRobin,
+    /// The least `(active + 1) / weight`; among equals, in turn.
+    LeastConnections,
+    /// Two draws by weight, of which the less loaded wins.
+    Random,
+    /// Maglev over the client's address.
+    SourceHash,
+}
+
+/// What a pick has to know of the connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// [`maglev::hash_client`] of the client's address.
+    pub client: u64,
+    /// Any number that differs from pick to pick.
+    pub entropy: u64,
+    /// Slots that this connection has failed to reach.
+    pub tried: &'a [u16],
+}
+
+/// Why there was no backend to be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unavailable {
+    /// Each is down, drained or tried before.
+    Down,
+    /// At least one would do, but has its maximum of connections.
+    Full,
+}
+
+/// What is configured for one slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seat<'a> {
+    /// Name, for the hash.
+    pub name: &'a str,
+    /// Configured weight, 0 to 65535; 0 also stands for a slot that is not in use.
+    pub weight: u16,
+    /// Connections at once; 0 = no limit.
+    pub limit: u32,
+}
+
+/// Candidates of which one policy chooses.
+#[derive(Debug)]
+pub struct Group {
+    blocks: Box<[Arc<Block>]>,
+    limits: Box<[u32]>,
+    /// Weights as configured, in the unit of [`Cell`]: a lower effective weight is a ramp.
+    configured: Box<[u32]>,
+    cursor: Arc<AtomicU64>,
+    chooser: Chooser,
+}
+
+#[derive(Debug)]
+enum Chooser {
+    RoundRobin(Wheel),
+    LeastConnections,
+    Random(Wheel),
+    SourceHash(Maglev),
+}
+
+impl Group {
+    /// A group over the first `seats.len()` cells of `blocks`.
+    ///
+    /// `cursor` is where round robin goes on; pass the one of the group's previous generation to
+    /// keep its turn.
+    ///
+    /// # Panics
+    ///
+    /// If there are more seats than cells, or more than [`MOST_SLOTS`].
+    pub fn new(
+        policy: Policy,
+        seats: &[Seat<'_>],
+        blocks: Box<[Arc<Block>]>,
+        cursor: Arc<AtomicU64>,
+    ) -> Self {
+        assert!(seats.len() <= blocks.len() * Block::CELLS && seats.len() <= MOST_SLOTS);
+        let weights: Vec<u32> = seats.iter().map(|seat| u32::from(seat.weight)).collect();
+        let chooser = match policy {
+            Policy::RoundRobin => Chooser::RoundRobin(Wheel::new(&weights)),
+            Policy::LeastConnections => Chooser::LeastConnections,
+            Policy::Random => Chooser::Random(Wheel::new(&weights)),
+            Policy::SourceHash => Chooser::SourceHash(Maglev::new(
+                seats.iter().map(|seat| (seat.name, u32::from(seat.weight))),
+            )),
+        };
+        Self {
+            blocks,
+            limits: seats.iter().map(|seat| seat.limit).collect(),
+            configured: weights.iter().map(|weight| weight * WEIGHT_ONE).collect(),
+            cursor,
+            chooser,
+        }
+    }
+
+    /// Chooses a slot and takes a lease on its cell, which the caller must release.
+    pub fn pick(&self, request: &Request<'_>) -> Result<usize, Unavailable> {
+        match &self.chooser {
+            Chooser::RoundRobin(wheel) => self.in_turn(wheel, request),
+            Chooser::LeastConnections => self.least_loaded(request),
+            Chooser::Random(wheel) => self.better_of_two(wheel, request),
+            Chooser::SourceHash(maglev) => self.by_hash(maglev, request),
+        }
+    }
+
+    /// Whether any slot is up that is not among `tried`, full or not.
+    pub fn has_candidate(&self, tried: &[u16]) -> bool {
+        (0..self.limits.len()).any(|slot| self.is_up(slot, self.cell(slot).load(), tried))
+    }
+
+    #[inline]
+    fn is_up(&self, slot: usize, load: Load, tried: &[u16]) -> bool {
+        // A slot that is not configured may belong to a generation that still has it.
+        load.weight() != 0
+            && self.configured[slot] != 0
+            && !tried.iter().any(|&tried| usize::from(tried) == slot)
+    }
+
+    #[inline]
+    fn cell(&self, slot: usize) -> &Cell {
+        self.blocks[slot / Block::CELLS].cell(slot % Block::CELLS)
+    }
+
+    fn in_turn(&self, wheel: &Wheel, request: &Request<'_>) -> Result<usize, Unavailable> {
+        let mut from = self.cursor.load(Ordering::Relaxed);
+        loop {
+            let mut look = Look::new(self, request);
+            let found = wheel
+                .next(from, |slot, position| look.accepts(slot, position.wrapping_mul(GOLDEN)))
+                .or_else(|| wheel.next(from, |slot, _| look.accepts_ramping(slot)));
+            let Some((position, slot)) = found else {
+                return Err(look.refusal());
+            };
+            match self.cursor.compare_exchange_weak(
+                from,
+                position + 1,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) if self.cell(slot).lease(self.limits[slot]) => return Ok(slot),
+                Ok(_) => from = position + 1,
+                Err(now) => from = now,
+            }
+        }
+    }
+
+    fn least_loaded(&self, request: &Request<'_>) -> Result<usize, Unavailable> {
+        loop {
+            // Beginning after the last choice makes equals take turns.
+            let first = self.cursor.load(Ordering::Relaxed) as usize;
+            let first = if first < self.limits.len() { first } else { 0 };
+            let mut look = Look::new(self, request);
+            let mut best = Best { slot: 0, load: Load::NOTHING };
+            self.scan(first..self.limits.len(), &mut look, &mut best);
+            self.scan(0..first, &mut look, &mut best);
+            if best.load == Load::NOTHING {
+                return Err(look.refusal());
+            }
+            if self.cell(best.slot).lease_exact(best.load) {
+                self.cursor.store(best.slot as u64 + 1, Ordering::Relaxed);
+                return Ok(best.slot);
+            }
+        }
+    }
+
+    /// Makes `best` the least loaded of itself and the usable slots of `range`.
+    fn scan(&self, range: Range<usize>, look: &mut Look<'_>, best: &mut Best) {
+        let mut slot = range.start;
+        while slot < range.end {
+            let first = slot % Block::CELLS;
+            let count = (Block::CELLS - first).min(range.end - slot);
+            let cells = &self.blocks[slot / Block::CELLS].cells()[first..first + count];
+            for (slot, cell) in (slot..).zip(cells) {
+                let load = cell.load();
+                if load.less_loaded_than(best.load) && look.usable(slot, load) {
+                    *best = Best { slot, load };
+                }
+            }
+            slot += count;
+        }
+    }
+
+    fn better_of_two(&self, wheel: &Wheel, request: &Request<'_>) -> Result<usize, Unavailable> {
+        let mut entropy = request.entropy;
+        loop {
+            let mut draw = || {
+                entropy = entropy.wrapping_add(GOLDEN);
+                self.draw(wheel, mix(entropy), request)
+            };
+            let first = draw()?;
+            let second = draw()?;
+            let (one, other) = (self.cell(first).load(), self.cell(second).load());
+            // Without the "+ 1" that least connections has: between idle backends the first draw
+            // stands, so that the shares stay those of the weights.
+            let busier = u64::from(one.active()) * u64::from(other.weight())
+                > u64::from(other.active()) * u64::from(one.weight());
+            let slot = if busier { second } else { first };
+            if self.cell(slot).lease(self.limits[slot]) {
+                return Ok(slot);
+            }
+        }
+    }
+
+    /// A usable slot, by weight. After some misses, the next one from where the last draw fell.
+    fn draw(
+        &self,
+        wheel: &Wheel,
+        entropy: u64,
+        request: &Request<'_>,
+    ) -> Result<usize, Unavailable> {
+        const DRAWS: u64 = 8;
+        let mut look = Look::new(self, request);
+        let mut position = entropy;
+        if !wheel.is_empty() {
+            for draw in 0..DRAWS {
+                position = mix(entropy ^ draw);
+                let slot = wheel.at(position >> 8);
+                if look.accepts(slot, position << 32) {
+                    return Ok(slot);
+                }
+            }
+        }
+        match wheel.next(position >> 8, |slot, _| look.accepts_ramping(slot)) {
+            Some((_, slot)) => Ok(slot),
+            None => Err(look.refusal()),
+        }
+    }
+
+    fn by_hash(&self, maglev: &Maglev, request: &Request<'_>) -> Result<usize, Unavailable> {
+        loop {
+            let mut look = Look::new(self, request);
+            let found =
+                maglev.find(request.client, |slot, hash| look.accepts(slot, hash)).or_else(|| {
+                    // The walk is long: not for nothing.
+                    let any = (0..self.limits.len()).any(|slot| look.accepts_ramping(slot));
+                    any.then(|| maglev.walk(request.client, |slot| look.accepts_ramping(slot)))?
+                });
+            let Some(slot) = found else {
+                return Err(look.refusal());
+            };
+            if self.cell(slot).lease(self.limits[slot]) {
+                return Ok(slot);
+            }
+        }
+    }
+}
+
+/// The least loaded slot so far, and what it held.
+struct Best {
+    slot: usize,
+    load: Load,
+}
+
+/// One pick's view of the candidates; remembers whether any was refused only for being full.
+struct Look<'a> {
+    group: &'a Group,
+    tried: &'a [u16],
+    full: bool,
+}
+
+impl<'a> Look<'a> {
+    fn new(group: &'a Group, request: &Request<'a>) -> Self {
+        Self { group, tried: request.tried, full: false }
+    }
+
+    #[inline]
+    fn usable(&mut self, slot: usize, load: Load) -> bool {
+        if !self.group.is_up(slot, load, self.tried) {
+            return false;
+        }
+        let limit = self.group.limits[slot];
+        if limit != 0 && load.active() >= limit {
+            self.full = true;
+            return false;
+        }
+        true
+    }
+
+    /// Whether the slot is usable and, while its weight is below the configured one, whether
+    /// `chance` (its upper 32 bits, spread evenly) falls within that share.
+    #[inline]
+    fn accepts(&mut self, slot: usize, chance: u64) -> bool {
+        let load = self.group.cell(slot).load();
+        let configured = self.group.configured[slot];
+        self.usable(slot, load)
+            && (load.weight() >= configured
+                || (chance >> 32) * u64::from(configured) < u64::from(load.weight()) << 32)
+    }
+
+    /// The same for when only ramping backends are left.
+    fn accepts_ramping(&mut self, slot: usize) -> bool {
+        let load = self.group.cell(slot).load();
+        self.usable(slot, load)
+    }
+
+    fn refusal(&self) -> Unavailable {
+        if self.full { Unavailable::Full } else { Unavailable::Down }
+    }
+}
+
+#[cfg(test)]
+mod tests;
