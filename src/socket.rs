@@ -1,0 +1,213 @@
+//! Sockets and what else is asked of the kernel on the way to one. The only file of the data
+//! plane with `unsafe`.
+
+#![allow(unsafe_code, reason = "accept4 with an address, and AsyncFd; each block has its proof")]
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// The longest queue of accepted connections that is asked for; the kernel cuts it down to
+/// `net.core.somaxconn`.
+const BACKLOG: i32 = 65_535;
+
+/// Probes begin after a minute of silence, and a peer that misses six in a row is given up.
+fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(10))
+        .with_retries(6)
+}
+
+/// Opens a listening socket for each worker on the same address (`SO_REUSEPORT`).
+///
+/// The address need not be on this host yet (`IP_FREEBIND`). Accepted sockets inherit
+/// `TCP_NODELAY` and the keepalive settings. An IPv6 socket takes IPv6 only.
+///
+/// Fails with [`io::ErrorKind::AddrInUse`] also if another process listens there with
+/// `SO_REUSEPORT`: connections would be shared out between the two.
+pub fn listen(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
+    let probe = listening_socket(address)?;
+    probe.bind(&address.into())?;
+    drop(probe);
+    // One thread binds in the order of the workers: a reuseport program, should one be attached,
+    // addresses sockets by that order.
+    (0..workers)
+        .map(|_| {
+            let socket = listening_socket(address)?;
+            socket.set_reuse_port(true)?;
+            socket.set_tcp_nodelay(true)?;
+            socket.set_tcp_keepalive(&keepalive())?;
+            socket.bind(&address.into())?;
+            socket.listen(BACKLOG)?;
+            Ok(socket.into())
+        })
+        .collect()
+}
+
+fn listening_socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking().cloexec(),
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    match address {
+        SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+        SocketAddr::V6(_) => {
+            socket.set_only_v6(true)?;
+            socket.set_freebind_v6(true)?;
+        }
+    }
+    Ok(socket)
+}
+
+/// Has the runtime of this thread watch a listening socket for connections.
+pub fn watch(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
+    // SAFETY: the listener owns its descriptor, which neither changes nor is closed before the
+    // listener is dropped; the `AsyncFd` owns the listener.
+    Ok(unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }?)
+}
+
+/// Takes the next connection: non-blocking, close-on-exec, with the address of the client.
+///
+/// Fails with [`io::ErrorKind::WouldBlock`] when there is none, and with whatever else
+/// `accept4(2)` says.
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(TcpStream, SocketAddr)> {
+    // SAFETY: `accept4` is given the storage and the length that socket2 provides, and writes at
+    // most that length; on success it has initialised the address.
+    let (fd, address) = unsafe {
+        SockAddr::try_init(|storage, length| {
+            let fd = libc::accept4(
+                listener.as_raw_fd(),
+                storage.cast(),
+                length,
+                libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
+            );
+            if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(fd) }
+        })?
+    };
+    // SAFETY: a descriptor that `accept4` has just returned is open, and nobody else's.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let address = address.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    Ok((TcpStream::from(fd), address))
+}
+
+/// Begins to connect. The socket is writable when that has ended; `SO_ERROR` says how.
+///
+/// From `source`, the port is chosen only when the destination is known
+/// (`IP_BIND_ADDRESS_NO_PORT`), so that ports are used up per destination and not in total.
+pub fn connect(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking().cloexec(),
+        Some(Protocol::TCP),
+    )?;
+    socket.set_tcp_nodelay(true)?;
+    if let Some(source) = source {
+        setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        Ok(()) | Err(_) => Ok(socket.into()),
+    }
+}
+
+/// Turns keepalive probes on.
+pub fn keep_alive(socket: &impl std::os::fd::AsFd) -> io::Result<()> {
+    SockRef::from(socket).set_tcp_keepalive(&keepalive())
+}
+
+/// Makes the coming close a reset: what is still to be sent is thrown away.
+///
+/// A socket that can no longer be told so is gone already, so there is no error.
+pub fn reset_on_close(socket: &impl std::os::fd::AsFd) {
+    let told = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+    if let Err(error) = told {
+        tracing::debug!(%error, "SO_LINGER");
+    }
+}
+
+/// Raises the limit of open files to its hard limit and says what that is.
+pub fn raise_open_files() -> io::Result<u64> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(hard)
+}
+
+/// The processors that this thread may run on, ascending.
+pub fn processors() -> io::Result<Vec<usize>> {
+    let set = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0))?;
+    Ok((0..nix::sched::CpuSet::count())
+        .filter(|&processor| set.is_set(processor).unwrap_or(false))
+        .collect())
+}
+
+/// Keeps the calling thread on one processor.
+pub fn pin(processor: usize) -> io::Result<()> {
+    let mut set = nix::sched::CpuSet::new();
+    set.set(processor)?;
+    Ok(nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set)?)
+}
+
+/// Receives into `buffer` without waiting.
+pub fn receive(socket: &impl AsRawFd, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(nix::sys::socket::recv(socket.as_raw_fd(), buffer, nix::sys::socket::MsgFlags::empty())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn a_second_process_s_listener_is_an_address_in_use() {
+        let first = listen(([127, 0, 0, 1], 0).into(), 1).unwrap();
+        let address = first[0].local_addr().unwrap();
+        assert_eq!(listen(address, 1).unwrap_err().kind(), ErrorKind::AddrInUse);
+        drop(first);
+        assert_eq!(listen(address, 3).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn addresses_of_elsewhere_can_be_bound() {
+        assert!(listen("192.0.2.77:0".parse().unwrap(), 1).is_ok());
+        assert!(listen("[2001:db8::77]:0".parse().unwrap(), 1).is_ok());
+    }
+
+    #[test]
+    fn accepted_sockets_inherit_the_options() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = listen(address.parse().unwrap(), 1).unwrap().remove(0);
+            assert_eq!(accept(listener.as_fd()).unwrap_err().kind(), ErrorKind::WouldBlock);
+            let client = connect(listener.local_addr().unwrap(), None).unwrap();
+            let (accepted, from) = loop {
+                match accept(listener.as_fd()) {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
+                    accepted => break accepted.unwrap(),
+                }
+            };
+            assert_eq!(from, client.local_addr().unwrap());
+            assert!(accepted.nodelay().unwrap());
+            assert_eq!(
+                SockRef::from(&accepted).tcp_keepalive_time().unwrap(),
+                Duration::from_secs(60)
+            );
+            assert_eq!(
+                accept(listener.as_fd()).unwrap_err().kind(),
+                ErrorKind::WouldBlock,
+                "non-blocking"
+            );
+        }
+    }
+}

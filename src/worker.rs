@@ -1,0 +1,578 @@
+//! Workers: a thread per core, each with a runtime and listening sockets of its own.
+//!
+//! A worker accepts, and serves what it accepted. A group of `SO_REUSEPORT` sockets hashes, it
+//! does not balance: a worker that carries well more than its share hands a connection to the one
+//! that carries the least. Otherwise workers share nothing but counters.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::MissedTickBehavior;
+
+use crate::connection::{Accepted, serve};
+use crate::log::Output;
+use crate::record::{Format, Id, Record};
+use crate::snapshot::{Listener, ListenerMeters, Snapshot};
+use crate::socket;
+
+/// How often a worker shows that it lives and hands its records over.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Bytes of records that are handed over before the next tick.
+const RECORDS: usize = 64 << 10;
+
+/// Connections that are accepted before others have their turn.
+const BATCH: usize = 64;
+
+/// How long a worker waits when there is no room, or the system lacks something.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// How long the socket of a removed listener waits for room to accept what is in its queue.
+pub const CLOSING: Duration = Duration::from_secs(1);
+
+/// What the control plane tells a worker.
+#[derive(Debug)]
+enum Command {
+    /// This is the world now; these are the sockets that are new in it.
+    Publish(Arc<Snapshot>, Vec<(SocketAddr, TcpListener)>),
+    /// Another worker has too many: serve this one.
+    Adopt(Accepted),
+    /// Accept no more; what waits in the accept queues is still served.
+    Close,
+    /// End, whatever is still open.
+    Stop,
+}
+
+/// What is known of all workers.
+#[derive(Debug)]
+pub struct Crew {
+    posts: Box<[Post]>,
+    /// Connections in the process.
+    connections: AtomicU32,
+    began: Instant,
+}
+
+/// What is known of one worker.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Post {
+    connections: AtomicU32,
+    /// Milliseconds after [`Crew::began`] when it last showed that it lives.
+    heartbeat: AtomicU64,
+    /// Accepting sockets that are still open.
+    doors: AtomicU32,
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+impl Crew {
+    /// Connections of each worker.
+    pub fn connections_by_worker(&self) -> impl Iterator<Item = u32> {
+        self.posts.iter().map(|post| post.connections.load(Ordering::Relaxed))
+    }
+
+    /// Connections of all.
+    pub fn connections(&self) -> u32 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// The longest time since a worker last showed that it lives.
+    pub fn longest_silence(&self) -> Duration {
+        let now = self.began.elapsed();
+        self.posts
+            .iter()
+            .map(|post| {
+                let heartbeat = Duration::from_millis(post.heartbeat.load(Ordering::Relaxed));
+                now.saturating_sub(heartbeat)
+            })
+            .max()
+            .unwrap_or_default()
+    }
+
+    /// Whether a worker still accepts.
+    pub fn accepts(&self) -> bool {
+        self.posts.iter().any(|post| post.doors.load(Ordering::Relaxed) > 0)
+    }
+
+    /// Publishes a snapshot, with the new sockets of its listeners, each one for each worker.
+    pub fn publish(&self, snapshot: &Arc<Snapshot>, opened: Vec<(SocketAddr, Vec<TcpListener>)>) {
+        let mut by_worker: Vec<Vec<_>> = self.posts.iter().map(|_| Vec::new()).collect();
+        for (address, sockets) in opened {
+            for (sockets, socket) in by_worker.iter_mut().zip(sockets) {
+                sockets.push((address, socket));
+            }
+        }
+        for (post, sockets) in self.posts.iter().zip(by_worker) {
+            post.tell(Command::Publish(Arc::clone(snapshot), sockets));
+        }
+    }
+
+    /// Stops accepting.
+    pub fn close(&self) {
+        self.posts.iter().for_each(|post| post.tell(Command::Close));
+    }
+
+    fn stop(&self) {
+        self.posts.iter().for_each(|post| post.tell(Command::Stop));
+    }
+
+    /// The worker that the next connection of `own` is better off with.
+    fn relief(&self, own: usize) -> Option<usize> {
+        let count = |post: &Post| post.connections.load(Ordering::Relaxed);
+        let mine = u64::from(count(&self.posts[own]));
+        let workers = self.posts.len() as u64;
+        let total = u64::from(self.connections());
+        // Well above: a quarter and eight more than the mean.
+        if mine * workers * 4 <= total * 5 + 8 * 4 * workers {
+            return None;
+        }
+        (0..self.posts.len()).min_by_key(|&worker| count(&self.posts[worker]))
+    }
+}
+
+impl Post {
+    fn tell(&self, command: Command) {
+        if self.commands.send(command).is_err() {
+            tracing::error!("a worker has ended");
+        }
+    }
+}
+
+/// A connection's place in the counts; given back when dropped.
+#[derive(Debug)]
+pub struct Place {
+    crew: Arc<Crew>,
+    meters: Arc<ListenerMeters>,
+    worker: Option<usize>,
+}
+
+impl Place {
+    /// A place, unless the process has `limit` connections or the listener has as many as it may.
+    fn take(crew: &Arc<Crew>, limit: u32, listener: &Listener) -> Option<Self> {
+        take_one(&crew.connections, limit)?;
+        let most = match listener.max_connections {
+            0 => u32::MAX,
+            most => most,
+        };
+        if take_one(&listener.meters.active, most).is_none() {
+            crew.connections.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        let (crew, meters) = (Arc::clone(crew), Arc::clone(&listener.meters));
+        Some(Self { crew, meters, worker: None })
+    }
+
+    /// Counts the connection as this worker's.
+    fn assigned_to(mut self, worker: usize) -> Self {
+        self.crew.posts[worker].connections.fetch_add(1, Ordering::Relaxed);
+        self.worker = Some(worker);
+        self
+    }
+}
+
+fn take_one(count: &AtomicU32, limit: u32) -> Option<u32> {
+    let more = |taken| (taken < limit).then_some(taken + 1);
+    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(worker) = self.worker {
+            self.crew.posts[worker].connections.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.meters.active.fetch_sub(1, Ordering::Relaxed);
+        self.crew.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The running workers.
+#[derive(Debug)]
+pub struct Workers {
+    /// What is known of them.
+    pub crew: Arc<Crew>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Workers {
+    /// Starts `count` workers, each on a processor of its own if `pin`.
+    ///
+    /// Fails if the system gives no thread or no event queue.
+    pub fn start(count: usize, pin: bool, output: &Output, format: Format) -> io::Result<Self> {
+        let (posts, inboxes): (Vec<_>, Vec<_>) = (0..count)
+            .map(|_| {
+                let (commands, inbox) = mpsc::unbounded_channel();
+                let post = Post {
+                    connections: AtomicU32::new(0),
+                    heartbeat: AtomicU64::new(0),
+                    doors: AtomicU32::new(0),
+                    commands,
+                };
+                (post, inbox)
+            })
+            .unzip();
+        let crew = Arc::new(Crew {
+            posts: posts.into(),
+            connections: AtomicU32::new(0),
+            began: Instant::now(),
+        });
+        let processors = if pin { socket::processors()? } else { Vec::new() };
+        let started = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        let (ready, readiness) = std::sync::mpsc::channel();
+        let mut threads = Vec::with_capacity(count);
+        for (index, inbox) in inboxes.into_iter().enumerate() {
+            let processor = processors.get(index % processors.len().max(1)).copied();
+            let (crew, output, ready) = (Arc::clone(&crew), output.clone(), ready.clone());
+            let thread =
+                thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                    if let Some(Err(error)) = processor.map(socket::pin) {
+                        tracing::warn!(%error, worker = index, ?processor, "cannot pin a worker");
+                    }
+                    let runtime = Builder::new_current_thread()
+                        .enable_all()
+                        .build_local(LocalOptions::default());
+                    let runtime = match runtime {
+                        Ok(runtime) => runtime,
+                        Err(error) => return drop(ready.send(Err(error))),
+                    };
+                    drop(ready.send(Ok(())));
+                    let local = Rc::new(Local {
+                        index,
+                        crew,
+                        output,
+                        format,
+                        started,
+                        access_log: Cell::new(false),
+                        records: RefCell::default(),
+                        sequence: Cell::new(0),
+                        entropy: Cell::new(started ^ (index as u64) << 32),
+                    });
+                    runtime.block_on(work(&local, inbox));
+                    // The connections that are still open end here, with their records.
+                    drop(runtime);
+                    local.hand_over();
+                })?;
+            threads.push(thread);
+        }
+        drop(ready);
+        readiness.iter().take(count).collect::<io::Result<()>>()?;
+        Ok(Self { crew, threads })
+    }
+
+    /// Ends all workers, and with them the connections that are still open.
+    pub fn stop(self) {
+        self.crew.stop();
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a worker panicked");
+            }
+        }
+    }
+}
+
+/// What the tasks of one worker share.
+#[derive(Debug)]
+pub struct Local {
+    /// Which worker, from 0.
+    pub index: usize,
+    crew: Arc<Crew>,
+    output: Output,
+    format: Format,
+    started: u64,
+    access_log: Cell<bool>,
+    records: RefCell<String>,
+    sequence: Cell<u64>,
+    entropy: Cell<u64>,
+}
+
+impl Local {
+    /// A number that differs from call to call.
+    pub fn entropy(&self) -> u64 {
+        let next = self.entropy.get().wrapping_add(1);
+        self.entropy.set(next);
+        next
+    }
+
+    /// Writes a record, if they are wanted.
+    pub fn record<'a>(&self, record: impl FnOnce() -> Record<'a>) {
+        if !self.access_log.get() {
+            return;
+        }
+        let mut records = self.records.borrow_mut();
+        record().write(self.format, &mut records);
+        if records.len() >= RECORDS {
+            self.output.records(std::mem::take(&mut records));
+        }
+    }
+
+    fn hand_over(&self) {
+        let records = self.records.take();
+        if !records.is_empty() {
+            self.output.records(records);
+        }
+    }
+
+    fn post(&self) -> &Post {
+        &self.crew.posts[self.index]
+    }
+
+    fn show_life(&self) {
+        let since = u64::try_from(self.crew.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.post().heartbeat.store(since, Ordering::Relaxed);
+    }
+
+    fn name_connection(&self) -> Id {
+        let sequence = self.sequence.get() + 1;
+        self.sequence.set(sequence);
+        Id { started: self.started, worker: self.index, sequence }
+    }
+}
+
+/// The life of a worker.
+async fn work(local: &Rc<Local>, mut inbox: mpsc::UnboundedReceiver<Command>) {
+    let mut doors: HashMap<SocketAddr, Rc<Door>> = HashMap::new();
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        let command = tokio::select! {
+            command = inbox.recv() => command,
+            _ = tick.tick() => {
+                local.show_life();
+                local.hand_over();
+                continue;
+            }
+        };
+        match command {
+            Some(Command::Adopt(accepted)) => admit(local, accepted),
+            Some(Command::Publish(snapshot, opened)) => {
+                publish(local, &mut doors, &snapshot, opened);
+            }
+            Some(Command::Close) => doors.drain().for_each(|(_, door)| door.close(None)),
+            Some(Command::Stop) | None => {
+                // What was handed over until now ends with the rest, and leaves its record.
+                while let Ok(command) = inbox.try_recv() {
+                    if let Command::Adopt(accepted) = command {
+                        admit(local, accepted);
+                    }
+                }
+                return;
+            }
+        }
+    }
+}
+
+fn publish(
+    local: &Rc<Local>,
+    doors: &mut HashMap<SocketAddr, Rc<Door>>,
+    snapshot: &Arc<Snapshot>,
+    opened: Vec<(SocketAddr, TcpListener)>,
+) {
+    local.access_log.set(snapshot.access_log);
+    let mut opened: HashMap<_, _> = opened.into_iter().collect();
+    let mut before = std::mem::take(doors);
+    for listener in &snapshot.listeners {
+        for &address in &listener.bind {
+            let door = match (before.remove(&address), opened.remove(&address)) {
+                (Some(door), _) => door,
+                (None, Some(socket)) => match Door::open(local, listener, snapshot, socket) {
+                    Ok(door) => door,
+                    Err(error) => {
+                        tracing::error!(%error, %address, worker = local.index, "cannot accept");
+                        continue;
+                    }
+                },
+                (None, None) => {
+                    tracing::error!(%address, worker = local.index, "no socket to accept from");
+                    continue;
+                }
+            };
+            *door.listener.borrow_mut() = Arc::clone(listener);
+            door.limit.set(snapshot.max_connections);
+            doors.insert(address, door);
+        }
+    }
+    before.into_values().for_each(|door| door.close(Some(CLOSING)));
+}
+
+/// An accepting socket, and the listener that it belongs to at present.
+#[derive(Debug)]
+struct Door {
+    listener: RefCell<Arc<Listener>>,
+    limit: Cell<u32>,
+    closing: Cell<bool>,
+    /// When it closes although connections wait in its queue.
+    deadline: Cell<Option<Instant>>,
+    close: Notify,
+}
+
+impl Door {
+    fn open(
+        local: &Rc<Local>,
+        listener: &Arc<Listener>,
+        snapshot: &Snapshot,
+        socket: TcpListener,
+    ) -> io::Result<Rc<Self>> {
+        let socket = socket::watch(socket)?;
+        let door = Rc::new(Self {
+            listener: RefCell::new(Arc::clone(listener)),
+            limit: Cell::new(snapshot.max_connections),
+            closing: Cell::new(false),
+            deadline: Cell::new(None),
+            close: Notify::new(),
+        });
+        local.post().doors.fetch_add(1, Ordering::Relaxed);
+        tokio::task::spawn_local(accept_all(Rc::clone(local), Rc::clone(&door), socket));
+        Ok(door)
+    }
+
+    /// Accepts what is waiting, then no more. While there is no room for it, it waits, for as long
+    /// as `patience` says.
+    fn close(&self, patience: Option<Duration>) {
+        self.deadline.set(patience.map(|patience| Instant::now() + patience));
+        self.closing.set(true);
+        self.close.notify_one();
+    }
+}
+
+/// What accepting came to.
+enum Next {
+    /// There may be more.
+    Accepted,
+    /// The accept queue is empty.
+    Empty,
+    /// There is no room, or the system lacks something.
+    Pause,
+}
+
+async fn accept_all(local: Rc<Local>, door: Rc<Door>, socket: AsyncFd<TcpListener>) {
+    let mut shortage = Shortage::default();
+    loop {
+        let mut readiness = tokio::select! {
+            biased;
+            () = door.close.notified() => None,
+            ready = socket.readable() => match ready {
+                Ok(guard) => Some(guard),
+                Err(error) => {
+                    tracing::error!(%error, "the event queue fails");
+                    break;
+                }
+            },
+        };
+        let mut batch = 0;
+        loop {
+            match accept_one(&local, &door, socket.get_ref(), &mut shortage) {
+                Next::Accepted => {
+                    batch += 1;
+                    if batch == BATCH {
+                        batch = 0;
+                        tokio::task::yield_now().await;
+                    }
+                }
+                Next::Empty => {
+                    if let Some(guard) = &mut readiness {
+                        guard.clear_ready();
+                    }
+                    break;
+                }
+                Next::Pause => {
+                    if door.deadline.get().is_some_and(|deadline| deadline <= Instant::now()) {
+                        break;
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+        if door.closing.get() {
+            break;
+        }
+    }
+    drop(socket);
+    local.post().doors.fetch_sub(1, Ordering::Relaxed);
+}
+
+fn accept_one(
+    local: &Rc<Local>,
+    door: &Door,
+    socket: &TcpListener,
+    shortage: &mut Shortage,
+) -> Next {
+    let listener = Arc::clone(&door.listener.borrow());
+    // At a maximum the rest waits in the kernel's accept queue.
+    let Some(place) = Place::take(&local.crew, door.limit.get(), &listener) else {
+        return Next::Pause;
+    };
+    match socket::accept(socket.as_fd()) {
+        Ok((socket, client)) => {
+            listener.meters.stats.of(local.index).opened.add(1);
+            let worker = local.crew.relief(local.index).unwrap_or(local.index);
+            let accepted = Accepted {
+                socket,
+                client,
+                listener,
+                place: place.assigned_to(worker),
+                at: Instant::now(),
+                id: local.name_connection(),
+            };
+            if worker == local.index {
+                admit(local, accepted);
+            } else {
+                local.crew.posts[worker].tell(Command::Adopt(accepted));
+            }
+            Next::Accepted
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Next::Empty,
+        Err(error) => match error.raw_os_error() {
+            // accept(2): errors of the connection, not of the listener. It is gone, the next may
+            // be well.
+            Some(
+                libc::ECONNABORTED
+                | libc::EINTR
+                | libc::ENETDOWN
+                | libc::EPROTO
+                | libc::ENOPROTOOPT
+                | libc::EHOSTDOWN
+                | libc::ENONET
+                | libc::EHOSTUNREACH
+                | libc::EOPNOTSUPP
+                | libc::ENETUNREACH
+                | libc::EPERM,
+            ) => Next::Accepted,
+            // EMFILE, ENFILE, ENOBUFS, ENOMEM, and what nobody has thought of.
+            _ => {
+                shortage.tell(&error);
+                Next::Pause
+            }
+        },
+    }
+}
+
+fn admit(local: &Rc<Local>, accepted: Accepted) {
+    tokio::task::spawn_local(serve(Rc::clone(local), accepted));
+}
+
+/// Tells of a shortage once a second at most.
+#[derive(Default)]
+struct Shortage {
+    told: Option<Instant>,
+}
+
+impl Shortage {
+    fn tell(&mut self, error: &io::Error) {
+        let now = Instant::now();
+        if self.told.is_none_or(|told| now - told >= Duration::from_secs(1)) {
+            self.told = Some(now);
+            tracing::error!(%error, "cannot accept for now; connections wait in the kernel");
+        }
+    }
+}
