@@ -1,0 +1,117 @@
+//! Trying, without serving, what a configuration needs of the machine.
+
+use std::io;
+
+use crate::config::plan::{Address, Plan};
+use crate::control::resolve;
+use crate::{admin, socket};
+
+/// What the machine lacks, and what is worth knowing.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// The gateway would not start, or not serve.
+    pub faults: Vec<Fault>,
+    /// It would, but perhaps not as expected.
+    pub notes: Vec<String>,
+}
+
+/// One thing that the machine lacks.
+#[derive(Debug)]
+pub struct Fault {
+    /// For people to read.
+    pub message: String,
+    /// A permission is what is missing.
+    pub not_permitted: bool,
+}
+
+impl Findings {
+    fn fault(&mut self, what: String, error: &io::Error) {
+        self.faults.push(Fault {
+            message: format!("{what}: {error}"),
+            not_permitted: error.kind() == io::ErrorKind::PermissionDenied,
+        });
+    }
+}
+
+/// Tries everything; leaves nothing behind.
+pub async fn inspect(plan: &Plan) -> Findings {
+    let mut found = Findings::default();
+    if let Some(path) = &plan.admin.socket
+        && admin::client::get(path, "/healthz").await.is_ok()
+    {
+        found.notes.push(format!(
+            "a gateway runs already and answers on {}: addresses are not tried",
+            path.display()
+        ));
+    } else {
+        inspect_addresses(plan, &mut found).await;
+    }
+    for pool in &plan.pools {
+        for backend in &pool.backends {
+            if let Address::Name { host, port } = &backend.address
+                && let Err(cause) = resolve::look_up(host, *port, pool.source, None).await
+            {
+                let message = format!("pool {}: cannot resolve {host}: {cause}", pool.name);
+                found.faults.push(Fault { message, not_permitted: false });
+            }
+        }
+    }
+    inspect_limits(plan, &mut found);
+    found
+}
+
+async fn inspect_addresses(plan: &Plan, found: &mut Findings) {
+    for listener in &plan.listeners {
+        for &address in &listener.bind {
+            if let Err(error) = socket::listen(address, 1) {
+                found.fault(
+                    format!("listener {}: cannot listen on {address}", listener.name),
+                    &error,
+                );
+            }
+        }
+    }
+    if let Some(address) = plan.admin.http
+        && let Err(error) = admin::open_http(address).await
+    {
+        found.fault(format!("admin.http: cannot listen on {address}"), &error);
+    }
+    if let Some(path) = &plan.admin.socket {
+        match admin::open_socket(path) {
+            Ok(listener) => {
+                drop(listener);
+                if let Err(error) = std::fs::remove_file(path) {
+                    found.fault(format!("admin.socket: cannot remove {}", path.display()), &error);
+                }
+            }
+            Err(error) => {
+                found.fault(format!("admin.socket: cannot listen on {}", path.display()), &error);
+            }
+        }
+    }
+}
+
+fn inspect_limits(plan: &Plan, found: &mut Findings) {
+    match socket::raise_open_files() {
+        Err(error) => found.fault("cannot raise RLIMIT_NOFILE".to_owned(), &error),
+        Ok(open_files) => {
+            let room = super::room(plan, super::workers(plan).unwrap_or(1), open_files);
+            match plan.runtime.max_connections {
+                Some(wanted) if wanted.get() > room => found.notes.push(format!(
+                    "runtime.max_connections = {wanted}, but {open_files} open files have room for {room}"
+                )),
+                Some(_) => {}
+                None => found.notes.push(format!("room for {room} connections at once")),
+            }
+        }
+    }
+    match std::fs::read_to_string("/proc/sys/net/core/somaxconn") {
+        Err(error) => found.fault("cannot read net.core.somaxconn".to_owned(), &error),
+        Ok(somaxconn) => match somaxconn.trim().parse::<u32>() {
+            Ok(queue) if queue < 1_024 => found.notes.push(format!(
+                "net.core.somaxconn = {queue}: bursts of more connections than that are dropped"
+            )),
+            Ok(_) | Err(_) => {}
+        },
+    }
+}

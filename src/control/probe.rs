@@ -1,0 +1,138 @@
+//! One active check: the I/O to the decisions of [`crate::health`].
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use http_body_util::Empty;
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::header::{CONNECTION, HOST, USER_AGENT};
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::config::plan::{Check, Health};
+use crate::socket;
+use crate::stats::ConnectFailure;
+use crate::tls::client::Prober;
+
+/// What a check is made of, the same for all backends of a pool.
+#[derive(Clone)]
+pub struct Probe {
+    /// What is done.
+    pub health: Arc<Health>,
+    /// Local address to connect from.
+    pub source: Option<IpAddr>,
+    /// For checks over TLS.
+    pub tls: Prober,
+}
+
+impl Probe {
+    /// Checks a backend whose own address is `backend`, configured as `named`.
+    ///
+    /// Fails with a cause for people to read.
+    pub async fn check(&self, backend: SocketAddr, named: &str) -> Result<(), String> {
+        let port = self.health.port.unwrap_or_else(|| backend.port());
+        let address = SocketAddr::new(backend.ip(), port);
+        let limit = self.health.timeout;
+        match timeout(limit, self.try_check(address, named)).await {
+            Ok(result) => result,
+            Err(_elapsed) => Err(format!("no answer within {}", humantime::format_duration(limit))),
+        }
+    }
+
+    async fn try_check(&self, address: SocketAddr, named: &str) -> Result<(), String> {
+        let stream = self.connect(address).await?;
+        let host_name = named.rsplit_once(':').map_or(named, |(host, _port)| host);
+        match &self.health.check {
+            Check::Tcp => {
+                // A reset, so that the check leaves no TIME_WAIT behind.
+                socket::reset_on_close(&stream);
+                Ok(())
+            }
+            Check::Tls => self.handshake(host_name, stream).await.map(drop),
+            Check::Http { tls, path, host, expect_status } => {
+                let host = host.as_deref().unwrap_or(named);
+                let status = if *tls {
+                    let name = host.rsplit_once(':').map_or(host, |(name, _port)| name);
+                    get(self.handshake(name, stream).await?, path, host).await?
+                } else {
+                    get(stream, path, host).await?
+                };
+                match expect_status.iter().any(|range| range.contains(&status)) {
+                    true => Ok(()),
+                    false => Err(format!("status {status}")),
+                }
+            }
+            Check::SendExpect { send, expect } => converse(stream, send, expect).await,
+        }
+    }
+
+    async fn connect(&self, address: SocketAddr) -> Result<TcpStream, String> {
+        let connected = async {
+            let stream = TcpStream::from_std(socket::connect(address, self.source)?)?;
+            stream.writable().await?;
+            match stream.take_error()? {
+                Some(error) => Err(error),
+                None => Ok(stream),
+            }
+        };
+        connected.await.map_err(|error| match ConnectFailure::of(&error) {
+            ConnectFailure::Other => error.to_string(),
+            failure => failure.to_string(),
+        })
+    }
+
+    async fn handshake(
+        &self,
+        host: &str,
+        stream: TcpStream,
+    ) -> Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>, String> {
+        self.tls.connect(host, stream).await.map_err(|error| format!("TLS: {error}"))
+    }
+}
+
+/// Sends a GET request and returns the status of the answer.
+async fn get(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    path: &str,
+    host: &str,
+) -> Result<u16, String> {
+    let request = Request::builder()
+        .method(Method::GET)
+        .uri(path)
+        .header(HOST, host)
+        .header(USER_AGENT, concat!("lockgate/", env!("CARGO_PKG_VERSION")))
+        .header(CONNECTION, "close")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| error.to_string())?;
+    let exchange = async {
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        // The head is all that is asked for: when it is here the connection is dropped.
+        tokio::select! {
+            response = sender.send_request(request) => response.map(|r| r.status().as_u16()),
+            Err(error) = connection => Err(error),
+        }
+    };
+    exchange.await.map_err(|error: hyper::Error| format!("HTTP: {error}"))
+}
+
+/// Sends bytes and waits for an answer that begins with the expected ones.
+async fn converse(mut stream: TcpStream, send: &[u8], expect: &[u8]) -> Result<(), String> {
+    let told = |error: io::Error| error.to_string();
+    stream.write_all(send).await.map_err(told)?;
+    let mut answer = vec![0; expect.len()];
+    let mut length = 0;
+    while length < expect.len() {
+        let received = stream.read(&mut answer[length..]).await.map_err(told)?;
+        length += received;
+        if received == 0 || answer[..length] != expect[..length] {
+            let answer = String::from_utf8_lossy(&answer[..length.min(64)]).into_owned();
+            return Err(format!("unexpected answer {answer:?}"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! Answers to what people and programs ask of the running gateway.
+
+use super::*;
+use crate::stats::ConnectFailure;
+
+impl Control {
+    pub(super) fn answer(&mut self, ask: Ask) {
+        // Who asked may have gone away; then nobody misses the answer.
+        match ask {
+            Ask::Status(sender) => drop(sender.send(self.status())),
+            Ask::Health(sender) => drop(sender.send(self.ills())),
+            Ask::Readiness(sender) => drop(sender.send(self.wants())),
+            Ask::Metrics(sender) => {
+                self.carry_over();
+                self.registry.collect_process(&self.process);
+                drop(sender.send(self.registry.renderer()));
+            }
+        }
+    }
+
+    /// Carries all counts over into their series.
+    pub(super) fn carry_over(&mut self) {
+        self.world.follow();
+        self.series.reloads_ok.follow(self.reloads.0);
+        self.series.reloads_failed.follow(self.reloads.1);
+        self.series.dropped.follow(self.output.dropped());
+        let registry = &self.registry;
+        let gauge = |name, labels: &[(&'static str, &str)], value: f64| {
+            registry.gauge(name, labels).set(value);
+        };
+        for (worker, connections) in self.workers.crew.connections_by_worker().enumerate() {
+            let labels = [("worker", &*worker.to_string())];
+            gauge("lockgate_worker_connections_active", &labels, connections.into());
+        }
+        let snapshot = &self.world.snapshot;
+        gauge("lockgate_connections_limit", &[], snapshot.max_connections.into());
+        gauge("lockgate_config_generation", &[], snapshot.generation as f64);
+        gauge("lockgate_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+        registry.upkeep();
+    }
+
+    /// Why the process is not well.
+    fn ills(&self) -> Vec<String> {
+        let silence = self.workers.crew.longest_silence();
+        if silence > STUCK {
+            vec![format!("a worker has been silent for {silence:?}")]
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Why the gateway is not ready.
+    fn wants(&self) -> Vec<String> {
+        let mut wants = self.world.wants();
+        wants.extend(self.ills());
+        if self.stopping.is_some() {
+            wants.push("stopping".to_owned());
+        }
+        wants
+    }
+
+    fn status(&self) -> Status {
+        let crew = &self.workers.crew;
+        let workers = crew.connections_by_worker();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: self.began.elapsed().as_secs_f64(),
+            generation: self.world.snapshot.generation,
+            node: None,
+            state: if self.stopping.is_some() { "draining" } else { "running" }.to_owned(),
+            connections: crew.connections(),
+            max_connections: self.world.snapshot.max_connections,
+            workers: workers.map(|connections| status::Worker { connections }).collect(),
+            listeners: self.world.snapshot.listeners.iter().map(|l| listener(l)).collect(),
+            pools: self.world.pools.iter().zip(&self.world.plan.pools).map(pool).collect(),
+            vrrp: Vec::new(),
+            certificates: Vec::new(),
+        }
+    }
+}
+
+fn listener(listener: &crate::snapshot::Listener) -> status::Listener {
+    let stats = &listener.meters.stats;
+    status::Listener {
+        name: listener.name.to_string(),
+        bind: listener.bind.iter().map(ToString::to_string).collect(),
+        protocol: "tcp".to_owned(),
+        pool: listener.pool.as_ref().map(|pool| pool.name.to_string()),
+        connections: listener.meters.active.load(std::sync::atomic::Ordering::Relaxed),
+        connections_total: stats.sum(|s| &s.opened),
+        bytes_in: stats.sum(|s| &s.bytes_in),
+        bytes_out: stats.sum(|s| &s.bytes_out),
+    }
+}
+
+fn pool((ours, plan): (&compile::Ours, &plan::Pool)) -> status::Pool {
+    status::Pool {
+        name: ours.pool.name.to_string(),
+        balance: plan.balance.name().to_owned(),
+        queue: ours.pool.queue.depth(),
+        backends: ours
+            .members
+            .iter()
+            .zip(ours.ward.members())
+            .map(|(member, vitals)| {
+                let backend = &member.backend;
+                let load = backend.load();
+                let failures = |failure| backend.stats.sum(|s| s.connect_failures.of(failure));
+                let resolved = match &backend.endpoint {
+                    Endpoint::Fixed(_) => None,
+                    Endpoint::Resolved(_) => backend.address(),
+                };
+                status::Backend {
+                    name: backend.name.to_string(),
+                    address: member.plan.address.to_string(),
+                    resolved: resolved.map(|address| address.to_string()),
+                    state: vitals.state().name().to_owned(),
+                    reason: vitals.reason().to_owned(),
+                    since_seconds: vitals.since().elapsed().as_secs_f64(),
+                    weight: member.plan.weight,
+                    effective_weight: f64::from(load.weight()) / f64::from(WEIGHT_ONE),
+                    connections: load.active(),
+                    max_connections: member.plan.max_connections.map_or(0, Into::into),
+                    backup: backend.backup,
+                    connections_total: backend.stats.sum(|s| &s.connections),
+                    connect_failures_total: (0..ConnectFailure::ALL.len()).map(failures).sum(),
+                    bytes_in: backend.stats.sum(|s| &s.bytes_in),
+                    bytes_out: backend.stats.sum(|s| &s.bytes_out),
+                }
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,212 @@
+//! What a reload changes, in one line.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use crate::config::plan::{Backend, Plan};
+
+/// Added, changed and removed things of each kind.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    listeners: Changes,
+    pools: Changes,
+    backends: Changes,
+    /// Settings outside listeners and pools that take effect.
+    settings: Vec<&'static str>,
+    /// Settings that a running process cannot take over.
+    restart: Vec<&'static str>,
+    /// Connections of removed backends that go on.
+    draining: u32,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Changes {
+    added: usize,
+    changed: usize,
+    removed: usize,
+}
+
+impl Changes {
+    fn between<'a, T: PartialEq + 'a, K: std::hash::Hash + Eq>(
+        before: impl IntoIterator<Item = (K, &'a T)>,
+        after: impl IntoIterator<Item = (K, &'a T)>,
+    ) -> Self {
+        let mut before: HashMap<_, _> = before.into_iter().collect();
+        let mut changes = Self::default();
+        for (key, after) in after {
+            match before.remove(&key) {
+                None => changes.added += 1,
+                Some(before) if before != after => changes.changed += 1,
+                Some(_) => {}
+            }
+        }
+        changes.removed = before.len();
+        changes
+    }
+}
+
+impl Summary {
+    /// What changes from one plan to another, in a process that was started with a third.
+    pub fn between(before: &Plan, after: &Plan, started: &Plan) -> Self {
+        let mut summary = Self {
+            listeners: Changes::between(listeners(before).iter(), listeners(after).iter()),
+            pools: Changes::between(pools(before).iter(), pools(after).iter()),
+            backends: Changes::between(backends(before), backends(after)),
+            ..Self::default()
+        };
+        let (old, new) = (&before.runtime, &after.runtime);
+        if started.runtime.workers != new.workers {
+            summary.restart.push("runtime.workers");
+        }
+        if started.runtime.pin != new.pin {
+            summary.restart.push("runtime.pin");
+        }
+        if started.log.format != after.log.format {
+            summary.restart.push("log.format");
+        }
+        let live = [
+            ("runtime.max_connections", old.max_connections != new.max_connections),
+            ("runtime.drain_timeout", old.drain_timeout != new.drain_timeout),
+            ("admin", before.admin != after.admin),
+            ("log.level", before.log.level != after.log.level),
+            ("log.access", before.log.access != after.log.access),
+        ];
+        summary.settings.extend(live.iter().filter(|(_, differs)| *differs).map(|(name, _)| name));
+        summary
+    }
+
+    /// Adds what goes on at removed backends.
+    pub fn draining(mut self, connections: u32) -> Self {
+        self.draining = connections;
+        self
+    }
+}
+
+/// Listeners by name; the index of a pool says nothing, its name does.
+fn listeners(plan: &Plan) -> HashMap<&str, (crate::config::plan::Listener, Option<&str>)> {
+    plan.listeners
+        .iter()
+        .map(|listener| {
+            let pool = listener.pool.map(|pool| plan.pools[pool].name.as_str());
+            let mut listener = listener.clone();
+            listener.pool = None;
+            (pool, listener)
+        })
+        .zip(&plan.listeners)
+        .map(|((pool, listener), named)| (named.name.as_str(), (listener, pool)))
+        .collect()
+}
+
+/// Pools by name, without their backends, which count for themselves.
+fn pools(plan: &Plan) -> HashMap<&str, crate::config::plan::Pool> {
+    plan.pools
+        .iter()
+        .map(|pool| {
+            let alone = crate::config::plan::Pool { backends: Vec::new(), ..pool.clone() };
+            (pool.name.as_str(), alone)
+        })
+        .collect()
+}
+
+fn backends(plan: &Plan) -> impl Iterator<Item = ((&str, &str), &Backend)> {
+    plan.pools.iter().flat_map(|pool| {
+        pool.backends.iter().map(|backend| ((&*pool.name, &*backend.name), backend))
+    })
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        for (sign, count) in [
+            ("+", |c: &Changes| c.added),
+            ("~", |c: &Changes| c.changed),
+            ("-", |c: &Changes| c.removed),
+        ] as [(_, fn(&Changes) -> usize); 3]
+        {
+            for (noun, changes) in
+                [("listener", &self.listeners), ("pool", &self.pools), ("backend", &self.backends)]
+            {
+                match count(changes) {
+                    0 => {}
+                    1 => parts.push(format!("{sign}1 {noun}")),
+                    n => parts.push(format!("{sign}{n} {noun}s")),
+                }
+            }
+        }
+        parts.extend(self.settings.iter().map(|name| format!("~{name}")));
+        let what = if parts.is_empty() { "no change".to_owned() } else { parts.join(", ") };
+        f.write_str(&what)?;
+        match self.draining {
+            0 => {}
+            1 => f.write_str(": 1 connection draining")?,
+            n => write!(f, ": {n} connections draining")?,
+        }
+        if !self.restart.is_empty() {
+            write!(f, " ({} only after a restart)", self.restart.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    const BEFORE: &str = r#"
+        [[listener]]
+        name = "a"
+        bind = ["127.0.0.1:1"]
+        pool = "p"
+        [[listener]]
+        name = "b"
+        bind = ["127.0.0.1:2"]
+        pool = "q"
+        [[pool.p.backend]]
+        address = "127.0.0.1:11"
+        [[pool.p.backend]]
+        address = "127.0.0.1:12"
+        [[pool.q.backend]]
+        address = "127.0.0.1:21"
+    "#;
+
+    fn summary(edit: impl Fn(&str) -> String) -> String {
+        let before = config::parse("before", BEFORE).unwrap();
+        let after = config::parse("after", &edit(BEFORE)).unwrap();
+        Summary::between(&before, &after, &before).to_string()
+    }
+
+    #[test]
+    fn changes_are_counted_by_kind() {
+        assert_eq!(summary(str::to_owned), "no change");
+        let edit = |text: &str| {
+            text.replace("127.0.0.1:2\"", "127.0.0.1:3\"")
+                .replace("address = \"127.0.0.1:12\"", "address = \"127.0.0.1:11\"\nweight = 5")
+                .replace("name = \"a\"", "name = \"c\"")
+                .replacen("127.0.0.1:11", "127.0.0.1:13", 1)
+        };
+        assert_eq!(
+            summary(edit),
+            "+1 listener, +1 backend, ~1 listener, ~1 backend, -1 listener, -1 backend"
+        );
+    }
+
+    #[test]
+    fn a_listener_counts_as_changed_when_its_pool_is_another_not_when_pools_are_reordered() {
+        assert_eq!(summary(|text| text.replace("pool = \"q\"", "pool = \"p\"")), "~1 listener");
+        let reordered =
+            |text: &str| format!("pool.z.backend = [{{ address = \"10.0.0.1:1\" }}]\n{text}");
+        assert_eq!(summary(reordered), "+1 pool, +1 backend");
+    }
+
+    #[test]
+    fn settings_are_named() {
+        assert_eq!(
+            summary(|text| format!("log.level = \"debug\"\nruntime.workers = 3\n{text}")),
+            "~log.level (runtime.workers only after a restart)"
+        );
+        let before = config::parse("before", BEFORE).unwrap();
+        let summary = Summary::between(&before, &before, &before).draining(14);
+        assert_eq!(summary.to_string(), "no change: 14 connections draining");
+    }
+}

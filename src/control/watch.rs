@@ -1,0 +1,285 @@
+//! Watching backends: when each is checked, what the answers mean for it, what names mean.
+
+use std::collections::HashSet;
+
+use super::*;
+
+/// What is done about the backends.
+pub(super) struct Watch {
+    /// By id of the backend: the pool and the member.
+    places: HashMap<u64, (usize, usize)>,
+    schedule: Schedule,
+    /// Backends whose check is under way; its end sets the time of the next.
+    checking: HashSet<u64>,
+    /// When the last check of each began.
+    last: HashMap<u64, Instant>,
+    resolvers: HashMap<u64, Task>,
+    prober: Prober,
+    /// By pool.
+    probes: Vec<Option<Probe>>,
+    /// Bounds the checks that run at once.
+    permits: Arc<Semaphore>,
+}
+
+impl Watch {
+    pub(super) fn new(prober: Prober) -> Self {
+        Self {
+            places: HashMap::new(),
+            schedule: Schedule::default(),
+            checking: HashSet::new(),
+            last: HashMap::new(),
+            resolvers: HashMap::new(),
+            prober,
+            probes: Vec::new(),
+            permits: Arc::new(Semaphore::new(CHECKS_AT_ONCE)),
+        }
+    }
+
+    /// When a check is due.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.schedule.next()
+    }
+}
+
+impl Control {
+    /// Watches the backends of the present world, and no others. What is new is asked at once.
+    pub(super) fn watch_world(&mut self) {
+        let now = Instant::now();
+        let watch = &mut self.watch;
+        let before = std::mem::take(&mut watch.places);
+        watch.probes.clear();
+        for (pool, (ours, plan)) in self.world.pools.iter().zip(&self.world.plan.pools).enumerate()
+        {
+            watch.probes.push(plan.health.as_ref().map(|health| Probe {
+                health: Arc::new(health.clone()),
+                source: plan.source,
+                tls: watch.prober.clone(),
+            }));
+            for (index, member) in ours.members.iter().enumerate() {
+                let id = member.backend.id;
+                watch.places.insert(id, (pool, index));
+                match &plan.health {
+                    None => watch.schedule.remove(id),
+                    // Due sooner than an interval from now, if the interval has become shorter.
+                    Some(health) => {
+                        let latest = now + health.interval;
+                        match watch.schedule.get(id) {
+                            Some(time) => watch.schedule.set(id, time.min(latest)),
+                            None if watch.checking.contains(&id) => {}
+                            None => watch.schedule.set(id, now),
+                        }
+                    }
+                }
+                if let plan::Address::Name { host, port } = &member.plan.address {
+                    watch.resolvers.entry(id).or_insert_with(|| {
+                        let answers = self.senders.answers.clone();
+                        let resolving =
+                            keep_resolving(id, host.clone(), *port, plan.source, answers);
+                        Task(tokio::spawn(resolving))
+                    });
+                }
+            }
+        }
+        for gone in before.keys().filter(|id| !watch.places.contains_key(id)) {
+            watch.schedule.remove(*gone);
+            watch.last.remove(gone);
+            watch.resolvers.remove(gone);
+        }
+    }
+
+    /// Lets the first checks and names of new backends come in before their world is published,
+    /// so that nobody is sent to a backend that nothing is known of, nor refused for the lack of
+    /// one. Bounded: what is slower comes in later. Questions are answered meanwhile,
+    /// and a stop is begun.
+    pub(super) async fn settle(&mut self) {
+        let began = Instant::now();
+        while !self.world.pools.iter().all(|ours| ours.ward.is_settled()) {
+            self.start_checks();
+            let usable = self.world.wants().is_empty();
+            let deadline = began + if usable { SETTLE } else { SETTLE_USABLE };
+            let event = async {
+                tokio::select! {
+                    Some(checked) = self.inbox.checked.recv() => Settling::Checked(checked),
+                    Some(answer) = self.inbox.answers.recv() => Settling::Answer(answer),
+                    Some(ask) = self.inbox.asks.recv() => Settling::Ask(ask),
+                    () = either(&mut self.signals.terminate, &mut self.signals.interrupt) => {
+                        Settling::Stop
+                    }
+                }
+            };
+            match timeout_at(deadline.into(), event).await {
+                Ok(Settling::Checked(checked)) => self.checked(checked),
+                Ok(Settling::Answer(answer)) => self.answered(answer),
+                Ok(Settling::Ask(ask)) => self.answer(ask),
+                Ok(Settling::Stop) => return self.begin_to_stop(),
+                Err(_elapsed) => return,
+            }
+        }
+    }
+
+    /// Starts the checks whose time has come.
+    pub(super) fn start_checks(&mut self) {
+        let now = Instant::now();
+        while let Some(id) = self.watch.schedule.pop(now) {
+            let Some(&(pool, index)) = self.watch.places.get(&id) else {
+                continue;
+            };
+            let Some(probe) = self.watch.probes[pool].clone() else {
+                continue;
+            };
+            let member = &self.world.pools[pool].members[index];
+            // Without an address there is nothing to check; the answer to the name asks again.
+            let Some(address) = member.backend.address() else {
+                continue;
+            };
+            let named = member.plan.address.to_string();
+            self.watch.checking.insert(id);
+            let (results, permits) =
+                (self.senders.checked.clone(), Arc::clone(&self.watch.permits));
+            tokio::spawn(async move {
+                // The semaphore is never closed.
+                let _permit = permits.acquire_owned().await;
+                let began = Instant::now();
+                let result = probe.check(address, &named).await;
+                // When nobody listens any more, the gateway has stopped.
+                let _ = results.send(Checked { backend: id, began, result });
+            });
+        }
+    }
+
+    /// A check has ended: what it says, and when the next one is.
+    pub(super) fn checked(&mut self, checked: Checked) {
+        let Checked { backend: id, began, result } = checked;
+        self.watch.checking.remove(&id);
+        self.watch.last.insert(id, began);
+        let Some(&(pool, index)) = self.watch.places.get(&id) else {
+            return;
+        };
+        let ours = &mut self.world.pools[pool];
+        let first = !ours.ward.members()[index].is_settled();
+        let checks = &mut ours.members[index].checks;
+        let event = match result {
+            Ok(()) => {
+                checks.0 += 1;
+                Event::CheckPassed
+            }
+            Err(cause) => {
+                checks.1 += 1;
+                Event::CheckFailed(cause)
+            }
+        };
+        self.tell(pool, index, event);
+        let interval = self.world.pools[pool].ward.members()[index].check_interval();
+        if let Some(interval) = interval {
+            // All first checks go out at once: the second ones are spread over an interval.
+            let wait = if first { interval.mul_f64(spread(id)) } else { interval };
+            self.watch.schedule.set(id, began + wait);
+        }
+    }
+
+    /// A client's connection to a backend failed.
+    pub(super) fn reported(&mut self, report: &Report) {
+        let Some(&(pool, index)) = self.watch.places.get(&report.backend) else {
+            return;
+        };
+        self.tell(pool, index, Event::ConnectFailed(report.failure.to_string()));
+        // Looked into as soon as the fast interval allows.
+        let interval = self.world.pools[pool].ward.members()[index].check_interval();
+        let last = self.watch.last.get(&report.backend);
+        let due = self.watch.schedule.get(report.backend);
+        if let (Some(interval), Some(&last), Some(due)) = (interval, last, due) {
+            self.watch.schedule.set(report.backend, due.min(last + interval));
+        }
+    }
+
+    /// A name has been resolved, or could not be.
+    pub(super) fn answered(&mut self, answer: Answer) {
+        let Some(&(pool, index)) = self.watch.places.get(&answer.backend) else {
+            return;
+        };
+        let member = &self.world.pools[pool].members[index];
+        let (name, backend) = (&member.backend.pool, &member.backend.name);
+        match answer.address {
+            Ok(address) => {
+                let Endpoint::Resolved(present) = &member.backend.endpoint else {
+                    return;
+                };
+                let before = present.swap(Some(Arc::new(address)));
+                if before.as_deref() != Some(&address) {
+                    tracing::info!(pool = %name, %backend, %address, "resolved");
+                    if self.watch.probes[pool].is_some() {
+                        self.watch.schedule.set(answer.backend, Instant::now());
+                    }
+                }
+                self.tell(pool, index, Event::Resolved);
+            }
+            Err(cause) => {
+                let kept = member.backend.address();
+                tracing::warn!(pool = %name, %backend, ?kept, "{cause}");
+                self.tell(pool, index, Event::Unresolved(cause));
+            }
+        }
+    }
+
+    /// Lets time pass for the backends.
+    pub(super) fn pass_time(&mut self, now: Instant) {
+        for pool in 0..self.world.pools.len() {
+            let ours = &mut self.world.pools[pool];
+            if ours.ward.poll_timeout().is_some_and(|due| due <= now) {
+                let transitions = ours.ward.tick(now);
+                ours.apply_weights(now);
+                transitions.iter().for_each(|transition| self.log(pool, transition));
+            }
+        }
+    }
+
+    /// When time alone changes something about a backend.
+    pub(super) fn next_change(&self) -> Option<Instant> {
+        self.world.pools.iter().filter_map(|ours| ours.ward.poll_timeout()).min()
+    }
+
+    fn tell(&mut self, pool: usize, index: usize, event: Event) {
+        let now = Instant::now();
+        let ours = &mut self.world.pools[pool];
+        let weight = |ours: &compile::Ours| ours.ward.members()[index].weight(WEIGHT_ONE, now);
+        let before = weight(ours);
+        let transition = ours.ward.handle(index, event, now);
+        if transition.is_some() || weight(ours) != before {
+            ours.apply_weights(now);
+        }
+        if let Some(transition) = transition {
+            self.log(pool, &transition);
+        }
+    }
+
+    fn log(&self, pool: usize, transition: &Transition) {
+        let backend = &self.world.pools[pool].members[transition.member].backend;
+        let Transition { from, to, reason, .. } = transition;
+        tracing::info!(pool = %backend.pool, backend = %backend.name, %from, %to, %reason, "backend");
+    }
+}
+
+enum Settling {
+    Checked(Checked),
+    Answer(Answer),
+    Ask(Ask),
+    Stop,
+}
+
+/// A number from 0 to 1 that is evenly spread over backends.
+fn spread(id: u64) -> f64 {
+    const GOLDEN_RATIO: f64 = 0.618_033_988_749_895;
+    (id as f64 * GOLDEN_RATIO).fract()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn second_checks_are_spread_evenly() {
+        let mut times: Vec<f64> = (0..1_000).map(spread).collect();
+        times.sort_by(f64::total_cmp);
+        assert!(times.windows(2).all(|pair| pair[1] - pair[0] < 0.003));
+    }
+}

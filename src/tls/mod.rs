@@ -1,0 +1,3 @@
+//! TLS. The only folder that names rustls.
+
+pub mod client;
