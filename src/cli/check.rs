@@ -1,0 +1,58 @@
+//! `lockgate check`
+
+use std::fmt::Write as _;
+
+use super::{Error, Exit, Source, print, runtime};
+use crate::config;
+use crate::config::plan::{Address, Plan};
+use crate::control::{Failure, preflight};
+
+/// Reports every error of a configuration and, with `preflight`, of the machine.
+pub fn check(source: &Source, preflight: bool) -> Result<(), Error> {
+    source.refuse_node()?;
+    let plan = config::load(&source.config).map_err(Failure::from)?;
+    if preflight {
+        try_machine(&plan)?;
+    }
+    print(&format!("{}: ok ({})\n", source.config.display(), extent(&plan)))
+}
+
+fn extent(plan: &Plan) -> String {
+    let count = |n: usize, noun: &str| format!("{n} {noun}{}", if n == 1 { "" } else { "s" });
+    let backends = plan.pools.iter().map(|pool| pool.backends.len()).sum();
+    [
+        count(plan.listeners.len(), "listener"),
+        count(plan.pools.len(), "pool"),
+        count(backends, "backend"),
+    ]
+    .join(", ")
+}
+
+fn try_machine(plan: &Plan) -> Result<(), Error> {
+    let found = runtime()?.block_on(preflight::inspect(plan));
+    let mut text = String::new();
+    for note in &found.notes {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "note: {note}");
+    }
+    for fault in &found.faults {
+        let _ = writeln!(text, "fault: {}", fault.message);
+    }
+    print(&text)?;
+    let named = plan.pools.iter().flat_map(|pool| &pool.backends);
+    let names = named.filter(|backend| matches!(backend.address, Address::Name { .. })).count();
+    match found.faults.as_slice() {
+        [] => print(&format!("this machine: ok ({names} names resolve)\n")),
+        [first, ..] => {
+            let exit = if first.not_permitted { Exit::NotPermitted } else { Exit::System };
+            Err(Error::new(exit, format_args!("{} found on this machine", count(&found.faults))))
+        }
+    }
+}
+
+fn count(faults: &[preflight::Fault]) -> String {
+    match faults.len() {
+        1 => "1 fault".to_owned(),
+        n => format!("{n} faults"),
+    }
+}

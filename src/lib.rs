@@ -1,0 +1,23 @@
+//! lockgate: a Layer-4 load balancer for a pair of gateways.
+//!
+//! The library is what the binary is made of, for its tests and benchmarks; it promises no
+//! stability of its own. `ARCHITECTURE.md` tells how the modules fit together; reading
+//! [`connection`] from top to bottom tells what happens to a connection.
+
+pub mod admin;
+pub mod balance;
+pub mod cli;
+pub mod config;
+pub mod connection;
+pub mod control;
+pub mod health;
+pub mod log;
+pub mod metrics;
+pub mod pool;
+pub mod record;
+pub mod relay;
+pub mod snapshot;
+pub mod socket;
+pub mod stats;
+pub mod tls;
+pub mod worker;

@@ -1,0 +1,7 @@
+//! The `lockgate` binary; see [`lockgate::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    lockgate::cli::main()
+}
