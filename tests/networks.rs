@@ -1,0 +1,108 @@
+//! Addresses, links and their failures, in network namespaces (see [`crate::harness::lab`]).
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use crate::harness::lab::{CLIENT, GATEWAY, LEFT, Lab, RIGHT};
+use crate::harness::{Config, Gateway, Launch, Server, eventually, held, visit};
+
+const SERVICE: SocketAddr = SocketAddr::new(IpAddr::V4(GATEWAY), 80);
+
+/// Servers of these names, each on its side of the lab.
+fn servers(lab: &Lab) -> [Server; 2] {
+    [("left", &lab.left, LEFT), ("right", &lab.right, RIGHT)].map(|(name, namespace, ip)| {
+        namespace.run(|| Server::named_at(name, SocketAddr::new(ip.into(), 7000)))
+    })
+}
+
+fn start(lab: &Lab, config: Config) -> Gateway {
+    Launch::new(config).under(&lab.gateway.enter()).start()
+}
+
+#[test]
+fn traffic_passes() {
+    let lab = Lab::new();
+    let [left, right] = servers(&lab);
+    let gateway = start(&lab, Config::new(SERVICE).backend(&left, "").backend(&right, ""));
+    let names = lab.client.run(|| [(); 2].map(|()| visit(SERVICE).unwrap()));
+    assert!(names.contains(&"left".to_owned()) && names.contains(&"right".to_owned()));
+    for record in gateway.await_records(2, "closed") {
+        assert_eq!(record["client"], CLIENT.to_string());
+    }
+}
+
+#[test]
+fn an_address_may_come_after_the_start() {
+    let lab = Lab::new();
+    let [left, right] = servers(&lab);
+    let floating = SocketAddr::new(Ipv4Addr::new(10, 1, 0, 100).into(), 80);
+    let _gateway = start(&lab, Config::new(floating).backend(&left, "").backend(&right, ""));
+    lab.gateway.ip(&format!("addr add {}/24 dev wan", floating.ip()));
+    assert!(lab.client.run(|| visit(floating)).is_ok());
+    lab.gateway.ip(&format!("addr del {}/24 dev wan", floating.ip()));
+    lab.gateway.ip(&format!("addr add {}/24 dev wan", floating.ip()));
+    assert!(lab.client.run(|| visit(floating)).is_ok());
+}
+
+#[test]
+fn connections_leave_from_the_configured_source() {
+    let lab = Lab::new();
+    let source = Ipv4Addr::new(10, 2, 0, 77);
+    lab.gateway.ip(&format!("addr add {source}/24 dev left"));
+    let server = lab.left.run(|| {
+        Server::new("left", SocketAddr::new(LEFT.into(), 7000), |mut stream| {
+            writeln!(stream, "{}", stream.peer_addr()?.ip())
+        })
+    });
+    let config = Config::new(SERVICE).pool(&format!("source = \"{source}\""));
+    let _gateway = start(&lab, config.backend(&server, ""));
+    let seen = lab.client.run(|| held(SERVICE).unwrap().1);
+    assert_eq!(seen, source.to_string());
+}
+
+#[test]
+fn a_backend_that_is_cut_off_is_left_for_another() {
+    let lab = Lab::new();
+    let [left, right] = servers(&lab);
+    let config = Config::new(SERVICE)
+        .pool(r#"connect_timeout = "300ms""#)
+        .pool(r#"passive = { max_fails = 2, eject_for = "1h" }"#)
+        .backend(&left, "")
+        .backend(&right, "");
+    let gateway = start(&lab, config);
+    let visit = || lab.client.run(|| visit(SERVICE).unwrap());
+    // From here on SYNs to the left vanish: nobody refuses them.
+    lab.left.ip("link set eth0 down");
+
+    for _ in 0..6 {
+        assert_eq!(visit(), "right");
+    }
+    eventually("the left is ejected", || gateway.backend("left")["state"] == "ejected");
+    assert_eq!(gateway.metric("lockgate_retries_total", &[("pool", "app")]), 2.0);
+    let labels = [("backend", "left"), ("reason", "timeout")];
+    assert!(gateway.metric("lockgate_backend_connect_failures_total", &labels) >= 1.0);
+    let slowest = gateway
+        .await_records(6, "closed")
+        .iter()
+        .map(|record| record["connect_ms"].as_f64().unwrap())
+        .fold(0.0, f64::max);
+    assert!(slowest >= 300.0, "{slowest}");
+}
+
+#[test]
+fn a_client_that_is_cut_off_is_given_up() {
+    let lab = Lab::new();
+    let [left, right] = servers(&lab);
+    let config = Config::new(SERVICE)
+        .listener(r#"idle_timeout = "500ms""#)
+        .backend(&left, "")
+        .backend(&right, "");
+    let gateway = start(&lab, config);
+    let open: Vec<_> = lab.client.run(|| (0..10).map(|_| held(SERVICE).unwrap()).collect());
+    lab.client.ip("link set eth0 down");
+
+    gateway.await_records(10, "idle_timeout");
+    gateway.await_idle();
+    eventually("the servers know", || left.open() + right.open() == 0);
+    drop(open);
+}

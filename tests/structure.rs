@@ -1,0 +1,116 @@
+//! The arrows that must never be, kept by a machine: which file may name what.
+//!
+//! ARCHITECTURE.md has the reasons.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// All Rust files under a directory of the project, with their text up to their tests.
+fn sources(directory: &str) -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    let mut directories: Vec<PathBuf> = vec![root.join(directory)];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory).expect("the project's own directory") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = path.strip_prefix(root).expect("inside").display().to_string();
+                if name.contains("/tests") {
+                    continue;
+                }
+                let text = fs::read_to_string(&path).expect("readable");
+                let code = text.split("#[cfg(test)]").next().unwrap_or_default().to_owned();
+                found.push((name, code));
+            }
+        }
+    }
+    assert!(!found.is_empty(), "{directory} has no Rust files");
+    found
+}
+
+/// Fails for each line of code in `directory`, outside the files that begin with one of `except`,
+/// that has one of `words`.
+fn forbid(directory: &str, except: &[&str], words: &[&str], reason: &str) {
+    let mut found = Vec::new();
+    for (name, text) in sources(directory) {
+        if except.iter().any(|prefix| name.starts_with(prefix)) {
+            continue;
+        }
+        for (number, line) in text.lines().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            if words.iter().any(|word| code.contains(word)) {
+                found.push(format!("{name}:{}: {}", number + 1, line.trim()));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{reason}:\n{}", found.join("\n"));
+}
+
+#[test]
+fn pure_modules_touch_no_runtime_no_socket_and_no_clock() {
+    let world = [
+        "tokio",
+        "socket2",
+        "nix::",
+        "libc::",
+        "Instant::now",
+        "SystemTime::now",
+        "crate::socket",
+        "crate::pool",
+        "crate::worker",
+        "crate::control",
+        "crate::admin",
+        "crate::tls",
+        "std::fs",
+    ];
+    for pure in ["src/balance", "src/health", "vrrp/src"] {
+        forbid(pure, &[], &world, "decisions are functions of what they are given");
+    }
+    let loading = ["src/config/mod.rs"];
+    forbid("src/config", &loading, &world, "a configuration is a function of its text");
+}
+
+#[test]
+fn the_data_plane_knows_a_snapshot_and_not_a_file() {
+    for file in [
+        "src/connection.rs",
+        "src/worker.rs",
+        "src/socket.rs",
+        "src/pool.rs",
+        "src/snapshot.rs",
+        "src/relay",
+    ] {
+        let text: Vec<_> =
+            sources("src").into_iter().filter(|(name, _)| name.starts_with(file)).collect();
+        assert!(!text.is_empty(), "{file} is gone: mend this test");
+        for (name, text) in text {
+            for above in ["crate::config", "crate::control", "crate::admin", "crate::cli"] {
+                assert!(!text.contains(above), "{name} must not know {above}");
+            }
+        }
+    }
+}
+
+#[test]
+fn only_the_control_plane_sets_weights() {
+    let except = ["src/control", "src/pool.rs", "src/balance/cell.rs"];
+    forbid("src", &except, &["set_weight("], "weights have one writer");
+}
+
+#[test]
+fn rustls_stays_in_its_folder() {
+    forbid("src", &["src/tls"], &["rustls"], "the next version of rustls is to touch one folder");
+}
+
+#[test]
+fn unsafe_stays_in_one_file() {
+    forbid(
+        "src",
+        &["src/socket.rs"],
+        &["unsafe {", "unsafe fn", "unsafe impl"],
+        "one file has the proofs",
+    );
+    forbid("vrrp/src", &[], &["unsafe {", "unsafe fn", "unsafe impl"], "the core needs none");
+}
