@@ -1,0 +1,162 @@
+//! The load rig: what a proxied connection costs lockgate, next to what it costs HAProxy and nginx.
+//!
+//! Run by `cargo bench --bench rig`, and by `scripts/bench`, which installs the others first.
+//! `cargo bench --bench rig -- --help` lists the options.
+//!
+//! # How it is measured
+//!
+//! Every run starts a fresh proxy process with a generated configuration, pinned to one core. The
+//! load is this process, pinned to another: client and backends in a single thread that polls
+//! without ever sleeping, so that the proxy is what limits, and pays for no wake-up of a sleeping
+//! core. It sends large data with `sendfile` and discards it with `MSG_TRUNC`, to stay ahead.
+//!
+//! What counts is not throughput but the *CPU time of the proxy process*, user and system, as the
+//! kernel accounts it, for a fixed amount of work in the middle of a run: a window opens after a
+//! warm-up and closes with load still flowing, so neither start nor end is in it. It is divided by
+//! the units of work that the client saw completed:
+//!
+//! | scenario | one unit |
+//! | --- | --- |
+//! | `short` | connect, 64 bytes there, 64 bytes back, close; 32 connections in flight |
+//! | `bulk1`, `bulk64` | a gigabyte (10⁹ bytes) from the backends, over 1 or 64 connections |
+//! | `ping64`, `ping1k` | a round trip of 64 or 1024 bytes, over 64 connections that stay |
+//! | `idle` | a connection that did one round trip and is now silent: its memory, not its CPU |
+//!
+//! The client checks every reply except bulk data, and counts the connections that failed. There
+//! must be none: a proxy that drops work does not do it cheaply, and the rig exits with 1.
+//!
+//! `busy` is how much of its core the proxy used. Below 100 %, the load was what limited, which is
+//! common in bulk with `splice`. The load itself uses all of its core unless something else runs
+//! there; the rig says so if that happened, and such numbers are better measured again.
+//!
+//! Rounds are interleaved (A B C, then C B A, …), so that a slow minute of the machine hits all
+//! subjects. Reported are median, minimum and maximum over the rounds, and the ratio of medians to
+//! HAProxy. HAProxy runs with and without `splice`, as each is the better one somewhere; the ratio
+//! is against whichever has the lower median in that table. To see how much of a difference is
+//! noise, measure a subject against itself: `--subjects haproxy,haproxy`.
+//!
+//! # What the numbers do not say
+//!
+//! * Loopback has no driver, no interrupts and segments of 64 KB. On a network card every segment
+//!   is 1.5 KB (until GRO merges them): bulk costs more for everyone, and the gain from `splice`
+//!   is smaller.
+//! * Part of what the kernel does for the *receiver* of a loopback segment runs in the `send` of
+//!   its sender, so some of the client's and the backends' TCP is charged to the proxy, and the
+//!   reverse. This is the same for all subjects and pulls the ratios towards 1.
+//! * Kernel memory (sockets, epoll entries) is not in `idle`: about 8 KB per proxied connection,
+//!   the same for all proxies that use epoll.
+//! * On virtual or busy machines, clock rate and cache contention change from minute to minute.
+//!   Trust the ratios, not the absolute numbers, and only compare numbers from one invocation.
+//! * One worker on one core says nothing about scaling, and CPU time says nothing about latency.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a report is what it is for")]
+
+mod backend;
+mod bulk;
+mod exchange;
+mod idle;
+mod machine;
+mod measure;
+mod options;
+mod poller;
+mod report;
+mod scenario;
+mod site;
+mod subject;
+
+use std::process::ExitCode;
+use std::{env, io};
+
+use machine::Machine;
+use options::{Command, Options};
+use report::{Report, Table};
+use scenario::Scenario;
+use subject::Program;
+
+fn main() -> ExitCode {
+    match Options::parse(env::args().skip(1)) {
+        Ok(Command::Measure(options)) => match measure(&options) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => {
+                eprintln!("rig: {error}");
+                ExitCode::FAILURE
+            }
+        },
+        Ok(Command::Help) => {
+            print!("{}", options::USAGE);
+            ExitCode::SUCCESS
+        }
+        // `cargo test --all-targets` runs benches too, and must not take minutes.
+        Ok(Command::Nothing) => {
+            println!("rig: nothing to do without --bench (see --help)");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("rig: {error}\n\n{}", options::USAGE);
+            ExitCode::from(64)
+        }
+    }
+}
+
+/// Measures and reports everything; `false` if any run or connection failed.
+fn measure(options: &Options) -> io::Result<bool> {
+    let machine = Machine::prepare()?;
+    let mut programs: Vec<Program> = Vec::new();
+    for &kind in &options.subjects {
+        match Program::find(kind, options.lockgate.as_deref()) {
+            Ok(mut program) => {
+                let twins = programs.iter().filter(|other| other.kind == kind).count();
+                if twins > 0 {
+                    program.label = format!("{}#{}", program.label, twins + 1);
+                }
+                programs.push(program);
+            }
+            Err(reason) => eprintln!("rig: SKIPPED {kind}: {reason}"),
+        }
+    }
+    if programs.is_empty() {
+        return Err(io::Error::other("no subject to measure"));
+    }
+
+    let mut report = Report::new(machine, &programs, options);
+    report.print_heading();
+    for scenario in Scenario::all(options) {
+        let table = run_rounds(&scenario, &programs, report.machine(), options.rounds());
+        table.print();
+        report.push(table);
+    }
+    if let Some(path) = &options.json {
+        report.write_json(path)?;
+    }
+    Ok(report.is_clean())
+}
+
+/// One scenario: every subject once per round, in an order that turns around from round to round.
+fn run_rounds(
+    scenario: &Scenario,
+    programs: &[Program],
+    machine: &Machine,
+    rounds: usize,
+) -> Table {
+    let mut table = Table::new(scenario, programs);
+    for round in 0..rounds {
+        let mut order: Vec<usize> = (0..programs.len()).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for index in order {
+            if table.has_failed(index) {
+                continue;
+            }
+            match scenario.run(&programs[index], machine.cores) {
+                Ok(outcome) => table.record(index, outcome),
+                Err(error) => {
+                    eprintln!("rig: {}, {}: {error}", scenario.name, programs[index].label);
+                    table.record_failed_run(index);
+                }
+            }
+        }
+    }
+    table
+}
