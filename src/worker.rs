@@ -4,20 +4,20 @@
 //! does not balance: a worker that carries well more than its share hands a connection to the one
 //! that carries the least. Otherwise workers share nothing but counters.
 
+mod door;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use crate::connection::{Accepted, serve};
@@ -25,18 +25,13 @@ use crate::log::Output;
 use crate::record::{Format, Id, Record};
 use crate::snapshot::{Listener, ListenerMeters, Snapshot};
 use crate::socket;
+use door::Door;
 
 /// How often a worker shows that it lives and hands its records over.
 const TICK: Duration = Duration::from_millis(100);
 
 /// Bytes of records that are handed over before the next tick.
 const RECORDS: usize = 64 << 10;
-
-/// Connections that are accepted before others have their turn.
-const BATCH: usize = 64;
-
-/// How long a worker waits when there is no room, or the system lacks something.
-const PAUSE: Duration = Duration::from_millis(20);
 
 /// How long the socket of a removed listener waits for room to accept what is in its queue.
 pub const CLOSING: Duration = Duration::from_secs(1);
@@ -397,182 +392,13 @@ fn publish(
                     continue;
                 }
             };
-            *door.listener.borrow_mut() = Arc::clone(listener);
-            door.limit.set(snapshot.max_connections);
+            door.belong_to(listener, snapshot);
             doors.insert(address, door);
         }
     }
     before.into_values().for_each(|door| door.close(Some(CLOSING)));
 }
 
-/// An accepting socket, and the listener that it belongs to at present.
-#[derive(Debug)]
-struct Door {
-    listener: RefCell<Arc<Listener>>,
-    limit: Cell<u32>,
-    closing: Cell<bool>,
-    /// When it closes although connections wait in its queue.
-    deadline: Cell<Option<Instant>>,
-    close: Notify,
-}
-
-impl Door {
-    fn open(
-        local: &Rc<Local>,
-        listener: &Arc<Listener>,
-        snapshot: &Snapshot,
-        socket: TcpListener,
-    ) -> io::Result<Rc<Self>> {
-        let socket = socket::watch(socket)?;
-        let door = Rc::new(Self {
-            listener: RefCell::new(Arc::clone(listener)),
-            limit: Cell::new(snapshot.max_connections),
-            closing: Cell::new(false),
-            deadline: Cell::new(None),
-            close: Notify::new(),
-        });
-        local.post().doors.fetch_add(1, Ordering::Relaxed);
-        tokio::task::spawn_local(accept_all(Rc::clone(local), Rc::clone(&door), socket));
-        Ok(door)
-    }
-
-    /// Accepts what is waiting, then no more. While there is no room for it, it waits, for as long
-    /// as `patience` says.
-    fn close(&self, patience: Option<Duration>) {
-        self.deadline.set(patience.map(|patience| Instant::now() + patience));
-        self.closing.set(true);
-        self.close.notify_one();
-    }
-}
-
-/// What accepting came to.
-enum Next {
-    /// There may be more.
-    Accepted,
-    /// The accept queue is empty.
-    Empty,
-    /// There is no room, or the system lacks something.
-    Pause,
-}
-
-async fn accept_all(local: Rc<Local>, door: Rc<Door>, socket: AsyncFd<TcpListener>) {
-    let mut shortage = Shortage::default();
-    loop {
-        let mut readiness = tokio::select! {
-            biased;
-            () = door.close.notified() => None,
-            ready = socket.readable() => match ready {
-                Ok(guard) => Some(guard),
-                Err(error) => {
-                    tracing::error!(%error, "the event queue fails");
-                    break;
-                }
-            },
-        };
-        let mut batch = 0;
-        loop {
-            match accept_one(&local, &door, socket.get_ref(), &mut shortage) {
-                Next::Accepted => {
-                    batch += 1;
-                    if batch == BATCH {
-                        batch = 0;
-                        tokio::task::yield_now().await;
-                    }
-                }
-                Next::Empty => {
-                    if let Some(guard) = &mut readiness {
-                        guard.clear_ready();
-                    }
-                    break;
-                }
-                Next::Pause => {
-                    if door.deadline.get().is_some_and(|deadline| deadline <= Instant::now()) {
-                        break;
-                    }
-                    tokio::time::sleep(PAUSE).await;
-                }
-            }
-        }
-        if door.closing.get() {
-            break;
-        }
-    }
-    drop(socket);
-    local.post().doors.fetch_sub(1, Ordering::Relaxed);
-}
-
-fn accept_one(
-    local: &Rc<Local>,
-    door: &Door,
-    socket: &TcpListener,
-    shortage: &mut Shortage,
-) -> Next {
-    let listener = Arc::clone(&door.listener.borrow());
-    // At a maximum the rest waits in the kernel's accept queue.
-    let Some(place) = Place::take(&local.crew, door.limit.get(), &listener) else {
-        return Next::Pause;
-    };
-    match socket::accept(socket.as_fd()) {
-        Ok((socket, client)) => {
-            listener.meters.stats.of(local.index).opened.add(1);
-            let worker = local.crew.relief(local.index).unwrap_or(local.index);
-            let accepted = Accepted {
-                socket,
-                client,
-                listener,
-                place: place.assigned_to(worker),
-                at: Instant::now(),
-                id: local.name_connection(),
-            };
-            if worker == local.index {
-                admit(local, accepted);
-            } else {
-                local.crew.posts[worker].tell(Command::Adopt(accepted));
-            }
-            Next::Accepted
-        }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Next::Empty,
-        Err(error) => match error.raw_os_error() {
-            // accept(2): errors of the connection, not of the listener. It is gone, the next may
-            // be well.
-            Some(
-                libc::ECONNABORTED
-                | libc::EINTR
-                | libc::ENETDOWN
-                | libc::EPROTO
-                | libc::ENOPROTOOPT
-                | libc::EHOSTDOWN
-                | libc::ENONET
-                | libc::EHOSTUNREACH
-                | libc::EOPNOTSUPP
-                | libc::ENETUNREACH
-                | libc::EPERM,
-            ) => Next::Accepted,
-            // EMFILE, ENFILE, ENOBUFS, ENOMEM, and what nobody has thought of.
-            _ => {
-                shortage.tell(&error);
-                Next::Pause
-            }
-        },
-    }
-}
-
 fn admit(local: &Rc<Local>, accepted: Accepted) {
     tokio::task::spawn_local(serve(Rc::clone(local), accepted));
-}
-
-/// Tells of a shortage once a second at most.
-#[derive(Default)]
-struct Shortage {
-    told: Option<Instant>,
-}
-
-impl Shortage {
-    fn tell(&mut self, error: &io::Error) {
-        let now = Instant::now();
-        if self.told.is_none_or(|told| now - told >= Duration::from_secs(1)) {
-            self.told = Some(now);
-            tracing::error!(%error, "cannot accept for now; connections wait in the kernel");
-        }
-    }
 }

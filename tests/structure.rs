@@ -76,7 +76,7 @@ fn pure_modules_touch_no_runtime_no_socket_and_no_clock() {
 fn the_data_plane_knows_a_snapshot_and_not_a_file() {
     for file in [
         "src/connection.rs",
-        "src/worker.rs",
+        "src/worker",
         "src/socket.rs",
         "src/pool.rs",
         "src/snapshot.rs",

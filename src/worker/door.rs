@@ -1,0 +1,198 @@
+//! Accepting: what a worker does at each of its listening sockets.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
+
+use super::{Command, Local, Place, admit};
+use crate::connection::Accepted;
+use crate::snapshot::{Listener, Snapshot};
+use crate::socket;
+
+/// Connections that are accepted before others have their turn.
+const BATCH: usize = 64;
+
+/// How long a worker waits when there is no room, or the system lacks something.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// An accepting socket, and the listener that it belongs to at present.
+#[derive(Debug)]
+pub(super) struct Door {
+    listener: RefCell<Arc<Listener>>,
+    limit: Cell<u32>,
+    closing: Cell<bool>,
+    /// When it closes although connections wait in its queue.
+    deadline: Cell<Option<Instant>>,
+    close: Notify,
+}
+
+impl Door {
+    pub(super) fn open(
+        local: &Rc<Local>,
+        listener: &Arc<Listener>,
+        snapshot: &Snapshot,
+        socket: TcpListener,
+    ) -> io::Result<Rc<Self>> {
+        let socket = socket::watch(socket)?;
+        let door = Rc::new(Self {
+            listener: RefCell::new(Arc::clone(listener)),
+            limit: Cell::new(snapshot.max_connections),
+            closing: Cell::new(false),
+            deadline: Cell::new(None),
+            close: Notify::new(),
+        });
+        local.post().doors.fetch_add(1, Ordering::Relaxed);
+        tokio::task::spawn_local(accept_all(Rc::clone(local), Rc::clone(&door), socket));
+        Ok(door)
+    }
+
+    /// From now on what it accepts is this listener's.
+    pub(super) fn belong_to(&self, listener: &Arc<Listener>, snapshot: &Snapshot) {
+        *self.listener.borrow_mut() = Arc::clone(listener);
+        self.limit.set(snapshot.max_connections);
+    }
+
+    /// Accepts what is waiting, then no more. While there is no room for it, it waits, for as long
+    /// as `patience` says.
+    pub(super) fn close(&self, patience: Option<Duration>) {
+        self.deadline.set(patience.map(|patience| Instant::now() + patience));
+        self.closing.set(true);
+        self.close.notify_one();
+    }
+}
+
+/// What accepting came to.
+enum Next {
+    /// There may be more.
+    Accepted,
+    /// The accept queue is empty.
+    Empty,
+    /// There is no room, or the system lacks something.
+    Pause,
+}
+
+async fn accept_all(local: Rc<Local>, door: Rc<Door>, socket: AsyncFd<TcpListener>) {
+    let mut shortage = Shortage::default();
+    loop {
+        let mut readiness = tokio::select! {
+            biased;
+            () = door.close.notified() => None,
+            ready = socket.readable() => match ready {
+                Ok(guard) => Some(guard),
+                Err(error) => {
+                    tracing::error!(%error, "the event queue fails");
+                    break;
+                }
+            },
+        };
+        let mut batch = 0;
+        loop {
+            match accept_one(&local, &door, socket.get_ref(), &mut shortage) {
+                Next::Accepted => {
+                    batch += 1;
+                    if batch == BATCH {
+                        batch = 0;
+                        tokio::task::yield_now().await;
+                    }
+                }
+                Next::Empty => {
+                    if let Some(guard) = &mut readiness {
+                        guard.clear_ready();
+                    }
+                    break;
+                }
+                Next::Pause => {
+                    if door.deadline.get().is_some_and(|deadline| deadline <= Instant::now()) {
+                        break;
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+        if door.closing.get() {
+            break;
+        }
+    }
+    drop(socket);
+    local.post().doors.fetch_sub(1, Ordering::Relaxed);
+}
+
+fn accept_one(
+    local: &Rc<Local>,
+    door: &Door,
+    socket: &TcpListener,
+    shortage: &mut Shortage,
+) -> Next {
+    let listener = Arc::clone(&door.listener.borrow());
+    // At a maximum the rest waits in the kernel's accept queue.
+    let Some(place) = Place::take(&local.crew, door.limit.get(), &listener) else {
+        return Next::Pause;
+    };
+    match socket::accept(socket.as_fd()) {
+        Ok((socket, client)) => {
+            listener.meters.stats.of(local.index).opened.add(1);
+            let worker = local.crew.relief(local.index).unwrap_or(local.index);
+            let accepted = Accepted {
+                socket,
+                client,
+                listener,
+                place: place.assigned_to(worker),
+                at: Instant::now(),
+                id: local.name_connection(),
+            };
+            if worker == local.index {
+                admit(local, accepted);
+            } else {
+                local.crew.posts[worker].tell(Command::Adopt(accepted));
+            }
+            Next::Accepted
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Next::Empty,
+        Err(error) => match error.raw_os_error() {
+            // accept(2): errors of the connection, not of the listener. It is gone, the next may
+            // be well.
+            Some(
+                libc::ECONNABORTED
+                | libc::EINTR
+                | libc::ENETDOWN
+                | libc::EPROTO
+                | libc::ENOPROTOOPT
+                | libc::EHOSTDOWN
+                | libc::ENONET
+                | libc::EHOSTUNREACH
+                | libc::EOPNOTSUPP
+                | libc::ENETUNREACH
+                | libc::EPERM,
+            ) => Next::Accepted,
+            // EMFILE, ENFILE, ENOBUFS, ENOMEM, and what nobody has thought of.
+            _ => {
+                shortage.tell(&error);
+                Next::Pause
+            }
+        },
+    }
+}
+
+/// Tells of a shortage once a second at most.
+#[derive(Default)]
+struct Shortage {
+    told: Option<Instant>,
+}
+
+impl Shortage {
+    fn tell(&mut self, error: &io::Error) {
+        let now = Instant::now();
+        if self.told.is_none_or(|told| now - told >= Duration::from_secs(1)) {
+            self.told = Some(now);
+            tracing::error!(%error, "cannot accept for now; connections wait in the kernel");
+        }
+    }
+}
