@@ -7,7 +7,7 @@ mod status;
 
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -188,7 +188,16 @@ impl Gateway {
         if let Some(socket) = &self.socket {
             return Ok(socket.clone());
         }
-        let plan = config::load(&self.config).map_err(|error| {
+        let loaded = match config::load(&self.config) {
+            // Without a file at the usual place, the gateway is where it is by default.
+            Err(config::Error::Unreadable { source, .. })
+                if source.kind() == io::ErrorKind::NotFound && self.config == Path::new(CONFIG) =>
+            {
+                return Ok(PathBuf::from(config::plan::ADMIN_SOCKET));
+            }
+            loaded => loaded,
+        };
+        let plan = loaded.map_err(|error| {
             let mut error = Error::from(Failure::from(error));
             error
                 .message

@@ -10,6 +10,9 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Where the admin socket is unless `admin.socket` says otherwise.
+pub const ADMIN_SOCKET: &str = "/run/lockgate/admin.sock";
+
 /// A whole configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {

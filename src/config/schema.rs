@@ -101,7 +101,7 @@ fn runtime(mut section: Section<'_, '_>) -> plan::Runtime {
 fn admin(mut section: Section<'_, '_>) -> Admin {
     let socket = section.parsed("socket", optional(parse_socket_path));
     Admin {
-        socket: socket.or(Some(PathBuf::from("/run/lockgate/admin.sock"))),
+        socket: socket.or(Some(PathBuf::from(plan::ADMIN_SOCKET))),
         http: section.parsed("http", optional(parse_bind)),
     }
 }
