@@ -151,10 +151,10 @@ impl Control {
     pub(super) fn checked(&mut self, checked: Checked) {
         let Checked { backend: id, began, result } = checked;
         self.watch.checking.remove(&id);
-        self.watch.last.insert(id, began);
         let Some(&(pool, index)) = self.watch.places.get(&id) else {
             return;
         };
+        self.watch.last.insert(id, began);
         let ours = &mut self.world.pools[pool];
         let first = !ours.ward.members()[index].is_settled();
         let checks = &mut ours.members[index].checks;
