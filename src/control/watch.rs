@@ -1,6 +1,7 @@
 //! Watching backends: when each is checked, what the answers mean for it, what names mean.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 
 use super::*;
 
@@ -13,7 +14,8 @@ pub(super) struct Watch {
     checking: HashSet<u64>,
     /// When the last check of each began.
     last: HashMap<u64, Instant>,
-    resolvers: HashMap<u64, Task>,
+    /// Each with the source that its answers must be reachable from.
+    resolvers: HashMap<u64, (Option<IpAddr>, Task)>,
     prober: Prober,
     /// By pool.
     probes: Vec<Option<Probe>>,
@@ -71,11 +73,15 @@ impl Control {
                     }
                 }
                 if let plan::Address::Name { host, port } = &member.plan.address {
+                    let wanted = plan.source;
+                    if watch.resolvers.get(&id).is_some_and(|(source, _)| *source != wanted) {
+                        watch.resolvers.remove(&id);
+                    }
                     watch.resolvers.entry(id).or_insert_with(|| {
                         let answers = self.senders.answers.clone();
                         let resolving =
                             keep_resolving(id, host.clone(), *port, plan.source, answers);
-                        Task(tokio::spawn(resolving))
+                        (wanted, Task(tokio::spawn(resolving)))
                     });
                 }
             }
