@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod control;
+pub mod event_loop;
 pub mod health;
 pub mod log;
 pub mod metrics;
