@@ -1,21 +1,22 @@
 //! The life of a connection, from accept to its record.
 
-use std::net::{SocketAddr, TcpStream as StdTcpStream};
+use std::future::poll_fn;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
-
-use tokio::io::Interest;
-use tokio::net::TcpStream;
-use tokio::time::{error::Elapsed, timeout, timeout_at};
 
 use crate::balance::Unavailable;
 use crate::balance::maglev::hash_client;
+use crate::event_loop::{EventLoop, Interest, Watched};
 use crate::pool::{Backend, Lease, Pool, Report, Tried};
 use crate::record::{Id, Record};
-use crate::relay::{End, Limits, relay};
+use crate::relay::{End, Limits, Relay};
 use crate::snapshot::Listener;
-use crate::socket;
+use crate::socket::{self, ResetOnDrop};
 use crate::stats::{ConnectFailure, Reason};
 use crate::worker::{Local, Place};
 
@@ -23,7 +24,7 @@ use crate::worker::{Local, Place};
 #[derive(Debug)]
 pub struct Accepted {
     /// The client's socket, non-blocking.
-    pub socket: StdTcpStream,
+    pub socket: TcpStream,
     /// The client's address.
     pub client: SocketAddr,
     /// Where it came in.
@@ -47,37 +48,61 @@ async fn live(mut session: Session) {
         return session.end(Reason::NoRoute);
     };
     session.pool = Some(Arc::clone(pool));
+    let client = match session.watch_client() {
+        Ok(client) => client,
+        Err(error) => {
+            tracing::error!(%error, "cannot watch a socket");
+            return session.end(Reason::ClientReset);
+        }
+    };
+    // A client that got no service, or not all of it, is told so by a reset: an orderly end would
+    // look like an empty answer.
+    let reset_client = ResetOnDrop::new(&client);
 
-    let (lease, backend) = match session.reach(pool).await {
+    let mut relay = Relay::default();
+    if relay.listen(&client).is_err() {
+        return session.end(Reason::ClientReset);
+    }
+    let (lease, backend) = match session.reach(pool, &client, &mut relay).await {
         Ok(reached) => reached,
         Err(reason) => return session.end(reason),
     };
-    let client = match session.client() {
-        Ok(client) => client,
-        Err(_gone) => return session.end(Reason::ClientReset),
-    };
+    let reset_backend = ResetOnDrop::new(&backend);
     let limits = Limits { idle: listener.idle_timeout, half_close: listener.half_close_timeout };
-    let worker = session.local.index;
+    let (local, worker) = (Rc::clone(&session.local), session.local.index);
     let of_listener = listener.meters.stats.of(worker);
     let of_backend = lease.backend().stats.of(worker);
     let bytes = &mut session.bytes;
-    let end = relay(&client, &backend, limits, |up, down| {
-        bytes.0 += up;
-        bytes.1 += down;
-        of_listener.bytes_in.add(up);
-        of_listener.bytes_out.add(down);
-        of_backend.bytes_in.add(up);
-        of_backend.bytes_out.add(down);
-    })
-    .await;
+    let end = relay
+        .run(&local.events, &client, &backend, limits, |up, down| {
+            bytes.0 += up;
+            bytes.1 += down;
+            of_listener.bytes_in.add(up);
+            of_listener.bytes_out.add(down);
+            of_backend.bytes_in.add(up);
+            of_backend.bytes_out.add(down);
+        })
+        .await;
+    if end == End::Closed {
+        reset_client.disarm();
+        reset_backend.disarm();
+    } else {
+        drop((reset_client, reset_backend));
+    }
     drop((client, backend));
-    session.end(match end {
-        End::Closed => Reason::Closed,
-        End::ClientReset => Reason::ClientReset,
-        End::BackendReset => Reason::BackendReset,
-        End::Idle => Reason::IdleTimeout,
-        End::HalfClosed => Reason::HalfCloseTimeout,
-    });
+    session.end(end.into());
+}
+
+impl From<End> for Reason {
+    fn from(end: End) -> Self {
+        match end {
+            End::Closed => Self::Closed,
+            End::ClientReset => Self::ClientReset,
+            End::BackendReset => Self::BackendReset,
+            End::Idle => Self::IdleTimeout,
+            End::HalfClosed => Self::HalfCloseTimeout,
+        }
+    }
 }
 
 /// What is known of a connection so far. Dropped before [`Session::end`], by a stop or a panic,
@@ -85,7 +110,7 @@ async fn live(mut session: Session) {
 struct Session {
     local: Rc<Local>,
     listener: Arc<Listener>,
-    socket: Option<StdTcpStream>,
+    socket: Option<TcpStream>,
     client: SocketAddr,
     pool: Option<Arc<Pool>>,
     backend: Option<Arc<Backend>>,
@@ -123,18 +148,23 @@ impl Session {
         self.reason = reason;
     }
 
-    /// The client's socket, known to the runtime only now that there is something to relay.
-    fn client(&mut self) -> std::io::Result<TcpStream> {
-        let socket = self.socket.take().ok_or(std::io::ErrorKind::NotConnected)?;
-        TcpStream::from_std(socket)
+    fn watch_client(&mut self) -> io::Result<Watched<TcpStream>> {
+        let socket = self.socket.take().ok_or(io::ErrorKind::NotConnected)?;
+        self.local.events.watch(socket, Interest::Read)
     }
 
-    /// Finds a backend that answers. Says why if there is none.
-    async fn reach(&mut self, pool: &Arc<Pool>) -> Result<(Lease, TcpStream), Reason> {
+    /// Finds a backend that answers, and sends it what the client has sent first. Says why if there
+    /// is none.
+    async fn reach(
+        &mut self,
+        pool: &Arc<Pool>,
+        client: &Watched<TcpStream>,
+        relay: &mut Relay,
+    ) -> Result<(Lease, Watched<TcpStream>), Reason> {
         let mut tried = Tried::default();
         let mut connecting = Duration::ZERO;
         loop {
-            let lease = match self.lease(pool, &tried).await {
+            let lease = match self.lease(pool, client, &tried).await {
                 Ok(lease) => lease,
                 // Each that could be tried has been.
                 Err(Reason::NoBackend) if self.attempts > 0 => return Err(Reason::ConnectFailed),
@@ -147,18 +177,19 @@ impl Session {
             }
             self.attempts += 1;
             let began = Instant::now();
-            let connected = connect(pool, backend).await;
+            let connected = connect(&self.local.events, pool, backend, client, relay).await;
             let took = began.elapsed();
             connecting += took;
             self.connect = Some(connecting);
             let stats = backend.stats.of(self.local.index);
             let failure = match connected {
-                Ok(stream) => {
+                Ok(backend) => {
                     stats.connections.add(1);
                     pool.connect_seconds.record(took);
-                    return Ok((lease, stream));
+                    return Ok((lease, backend));
                 }
-                Err(failure) => failure,
+                Err(Unconnected::Failed(failure)) => failure,
+                Err(Unconnected::ClientGone) => return Err(Reason::ClientReset),
             };
             stats.connect_failures.of(failure as usize).add(1);
             if failure.is_backends() {
@@ -172,7 +203,12 @@ impl Session {
         }
     }
 
-    async fn lease(&mut self, pool: &Arc<Pool>, tried: &Tried) -> Result<Lease, Reason> {
+    async fn lease(
+        &mut self,
+        pool: &Arc<Pool>,
+        socket: &Watched<TcpStream>,
+        tried: &Tried,
+    ) -> Result<Lease, Reason> {
         let client = hash_client(self.client.ip());
         let entropy = self.local.entropy();
         let patience = pool.queue_timeout.saturating_sub(self.queue);
@@ -188,20 +224,23 @@ impl Session {
             return Err(Reason::NoBackend);
         }
         let began = Instant::now();
-        let granted = timeout(patience, pool.queued(client, entropy, tried)).await;
+        let events = Rc::clone(&self.local.events);
+        let deadline = events.now() + patience;
+        let granted = unless_gone(socket, pool.queued(client, entropy, tried));
+        let granted = events.until(deadline, granted).await;
         self.queue += began.elapsed();
         match granted {
-            Ok(Some(lease)) => Ok(lease),
-            Ok(None) => Err(Reason::NoBackend),
-            Err(Elapsed { .. }) => Err(Reason::QueueTimeout),
+            Some(Some(Some(lease))) => Ok(lease),
+            Some(Some(None)) => Err(Reason::NoBackend),
+            Some(None) => Err(Reason::ClientReset),
+            None => Err(Reason::QueueTimeout),
         }
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // A client that got no service, or not all of it, is told so by a reset: an orderly end
-        // would look like an empty answer.
+        // Nobody has looked at it.
         if let Some(socket) = &self.socket {
             socket::reset_on_close(socket);
         }
@@ -227,23 +266,75 @@ impl Drop for Session {
     }
 }
 
-async fn connect(pool: &Pool, backend: &Backend) -> Result<TcpStream, ConnectFailure> {
+/// What `future` comes to; `None` if the client breaks off before.
+async fn unless_gone<F: Future>(client: &Watched<TcpStream>, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        if client.has_failed() {
+            return Poll::Ready(None);
+        }
+        future.as_mut().poll(context).map(Some)
+    })
+    .await
+}
+
+/// Why there is no connection to a backend.
+enum Unconnected {
+    Failed(ConnectFailure),
+    /// The client has broken off meanwhile.
+    ClientGone,
+}
+
+impl From<io::Error> for Unconnected {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(ConnectFailure::of(&error))
+    }
+}
+
+async fn connect(
+    events: &Rc<EventLoop>,
+    pool: &Pool,
+    backend: &Backend,
+    client: &Watched<TcpStream>,
+    relay: &mut Relay,
+) -> Result<Watched<TcpStream>, Unconnected> {
     // A name that was never resolved has no weight and is not picked.
-    let address = backend.address().ok_or(ConnectFailure::Unreachable)?;
-    let deadline = tokio::time::Instant::now() + pool.connect_timeout;
-    let stream = socket::connect(address, pool.source)
-        .and_then(TcpStream::from_std)
-        .map_err(|error| ConnectFailure::of(&error))?;
-    let ready = match timeout_at(deadline, stream.ready(Interest::WRITABLE)).await {
-        Ok(ready) => ready.map_err(|error| ConnectFailure::of(&error))?,
-        Err(Elapsed { .. }) => return Err(ConnectFailure::Timeout),
-    };
-    // Only a socket that failed is closed for writing already, and has an error to ask for.
-    if !ready.is_write_closed() {
-        return Ok(stream);
+    let unresolved = Unconnected::Failed(ConnectFailure::Unreachable);
+    let address = backend.address().ok_or(unresolved)?;
+    let deadline = events.now() + pool.connect_timeout;
+    let first = relay.first();
+    let socket = socket::connect(address, pool.source, !first.is_empty())?;
+    if !first.is_empty() {
+        // On a quick network the handshake is over by now.
+        match socket::send(&socket, first, false) {
+            Ok(sent) => {
+                relay.sent(sent);
+                return Ok(events.watch(socket, Interest::Read)?);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.into()),
+        }
     }
-    match stream.take_error() {
-        Ok(None) => Err(ConnectFailure::Other),
-        Ok(Some(error)) | Err(error) => Err(ConnectFailure::of(&error)),
+    let socket = events.watch(socket, Interest::ReadWrite)?;
+    let connected = poll_fn(|_| {
+        if socket.is_writable() {
+            return Poll::Ready(Ok(()));
+        }
+        if client.has_failed() {
+            return Poll::Ready(Err(Unconnected::ClientGone));
+        }
+        if events.now() >= deadline {
+            return Poll::Ready(Err(Unconnected::Failed(ConnectFailure::Timeout)));
+        }
+        events.wake_at(deadline);
+        Poll::Pending
+    });
+    connected.await?;
+    // Only a socket that failed has an error to ask for.
+    if socket.has_failed()
+        && let Some(error) = socket::take_error(&socket)?
+    {
+        return Err(error.into());
     }
+    Ok(socket)
 }

@@ -1,18 +1,16 @@
 //! Sockets and what else is asked of the kernel on the way to one. The only file of the data
 //! plane with `unsafe`.
 
-#![allow(unsafe_code, reason = "accept4 with an address, and AsyncFd; each block has its proof")]
+#![allow(unsafe_code, reason = "accept4 with an address, an option without a wrapper; each block has its proof")]
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 /// The longest queue of accepted connections that is asked for; the kernel cuts it down to
 /// `net.core.somaxconn`.
@@ -69,13 +67,6 @@ fn listening_socket(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Has the runtime of this thread watch a listening socket for connections.
-pub fn watch(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
-    // SAFETY: the listener owns its descriptor, which neither changes nor is closed before the
-    // listener is dropped; the `AsyncFd` owns the listener.
-    Ok(unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }?)
-}
-
 /// Takes the next connection: non-blocking, close-on-exec, with the address of the client.
 ///
 /// Fails with [`io::ErrorKind::WouldBlock`] when there is none, and with whatever else
@@ -104,13 +95,26 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(TcpStream, SocketAddr)> {
 ///
 /// From `source`, the port is chosen only when the destination is known
 /// (`IP_BIND_ADDRESS_NO_PORT`), so that ports are used up per destination and not in total.
-pub fn connect(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+///
+/// `data_follows`: there is something to send as soon as it is connected. The last step of the
+/// handshake then waits for it (200 ms at most), and both leave in one segment.
+pub fn connect(
+    address: SocketAddr,
+    source: Option<IpAddr>,
+    data_follows: bool,
+) -> io::Result<TcpStream> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM.nonblocking().cloexec(),
         Some(Protocol::TCP),
     )?;
     socket.set_tcp_nodelay(true)?;
+    if data_follows {
+        // On a socket that connects, this option defers the ACK of the SYN-ACK, and nothing else
+        // (`tcp_rcv_synsent_state_process` in the kernel's net/ipv4/tcp_input.c). TCP_QUICKACK
+        // would as well, but goes on to delay the ACKs of what the backend sends.
+        defer_ack(&socket)?;
+    }
     if let Some(source) = source {
         setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
         socket.bind(&SocketAddr::new(source, 0).into())?;
@@ -121,15 +125,43 @@ pub fn connect(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStr
     }
 }
 
+fn defer_ack(socket: &Socket) -> io::Result<()> {
+    let seconds: libc::c_int = 1;
+    // SAFETY: the value is an int that outlives the call, and its size is told.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            (&raw const seconds).cast(),
+            size_of_val(&seconds) as libc::socklen_t,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Whether a socket spreads what it sends over time, as BBR has it do
+/// (`net.ipv4.tcp_congestion_control`).
+pub fn is_paced(socket: &impl AsFd) -> bool {
+    let control = nix::sys::socket::getsockopt(&socket.as_fd(), sockopt::TcpCongestion);
+    // A socket that does not tell is taken for an ordinary one: it is only about speed.
+    control.is_ok_and(|name| name.as_encoded_bytes().starts_with(b"bbr"))
+}
+
+/// The error that a socket has met, if any. It tells it once.
+pub fn take_error(socket: &impl AsFd) -> io::Result<Option<io::Error>> {
+    SockRef::from(socket).take_error()
+}
+
 /// Turns keepalive probes on.
-pub fn keep_alive(socket: &impl std::os::fd::AsFd) -> io::Result<()> {
+pub fn keep_alive(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).set_tcp_keepalive(&keepalive())
 }
 
 /// Makes the coming close a reset: what is still to be sent is thrown away.
 ///
 /// A socket that can no longer be told so is gone already, so there is no error.
-pub fn reset_on_close(socket: &impl std::os::fd::AsFd) {
+pub fn reset_on_close(socket: &impl AsFd) {
     let told = SockRef::from(socket).set_linger(Some(Duration::ZERO));
     if let Err(error) = told {
         tracing::debug!(%error, "SO_LINGER");
@@ -158,16 +190,44 @@ pub fn pin(processor: usize) -> io::Result<()> {
     Ok(nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set)?)
 }
 
-/// Receives into `buffer` without waiting.
-pub fn receive(socket: &impl AsRawFd, buffer: &mut [u8]) -> io::Result<usize> {
-    Ok(nix::sys::socket::recv(socket.as_raw_fd(), buffer, nix::sys::socket::MsgFlags::empty())?)
+/// Has a socket reset when it is closed, unless [`ResetOnDrop::disarm`] says that all went well.
+#[derive(Debug)]
+pub struct ResetOnDrop<'a, S: AsFd>(Option<&'a S>);
+
+impl<'a, S: AsFd> ResetOnDrop<'a, S> {
+    /// For `socket`, which is closed later than this is dropped.
+    pub fn new(socket: &'a S) -> Self {
+        Self(Some(socket))
+    }
+
+    /// The close is to be an orderly one.
+    pub fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl<S: AsFd> Drop for ResetOnDrop<'_, S> {
+    fn drop(&mut self) {
+        if let Some(socket) = self.0 {
+            reset_on_close(socket);
+        }
+    }
+}
+
+/// Receives into `buffer` without waiting; 0 = end of stream.
+pub fn receive(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(nix::sys::socket::recv(socket.as_fd().as_raw_fd(), buffer, MsgFlags::empty())?)
+}
+
+/// Sends without waiting. `more`: other bytes, or FIN, follow at once, and may share a segment.
+pub fn send(socket: &impl AsFd, bytes: &[u8], more: bool) -> io::Result<usize> {
+    let more = if more { libc::MSG_MORE } else { 0 };
+    SockRef::from(socket).send_with_flags(bytes, libc::MSG_NOSIGNAL | more)
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::ErrorKind;
-    use std::os::fd::AsFd;
-
     use super::*;
 
     #[test]
@@ -190,7 +250,7 @@ mod tests {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let listener = listen(address.parse().unwrap(), 1).unwrap().remove(0);
             assert_eq!(accept(listener.as_fd()).unwrap_err().kind(), ErrorKind::WouldBlock);
-            let client = connect(listener.local_addr().unwrap(), None).unwrap();
+            let client = connect(listener.local_addr().unwrap(), None, false).unwrap();
             let (accepted, from) = loop {
                 match accept(listener.as_fd()) {
                     Err(error) if error.kind() == ErrorKind::WouldBlock => continue,

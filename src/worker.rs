@@ -1,4 +1,4 @@
-//! Workers: a thread per core, each with a runtime and listening sockets of its own.
+//! Workers: a thread per core, each with an event loop and listening sockets of its own.
 //!
 //! A worker accepts, and serves what it accepted. A group of `SO_REUSEPORT` sockets hashes, it
 //! does not balance: a worker that carries well more than its share hands a connection to the one
@@ -16,11 +16,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
 
 use crate::connection::{Accepted, serve};
+use crate::event_loop::EventLoop;
 use crate::log::Output;
 use crate::record::{Format, Id, Record};
 use crate::snapshot::{Listener, ListenerMeters, Snapshot};
@@ -234,16 +233,14 @@ impl Workers {
                     if let Some(Err(error)) = processor.map(socket::pin) {
                         tracing::warn!(%error, worker = index, ?processor, "cannot pin a worker");
                     }
-                    let runtime = Builder::new_current_thread()
-                        .enable_all()
-                        .build_local(LocalOptions::default());
-                    let runtime = match runtime {
-                        Ok(runtime) => runtime,
+                    let events = match EventLoop::new() {
+                        Ok(events) => events,
                         Err(error) => return drop(ready.send(Err(error))),
                     };
                     drop(ready.send(Ok(())));
                     let local = Rc::new(Local {
                         index,
+                        events: Rc::clone(&events),
                         crew,
                         output,
                         format,
@@ -253,9 +250,10 @@ impl Workers {
                         sequence: Cell::new(0),
                         entropy: Cell::new(started ^ (index as u64) << 32),
                     });
-                    runtime.block_on(work(&local, inbox));
-                    // The connections that are still open end here, with their records.
-                    drop(runtime);
+                    // The connections that are still open at its end leave their records.
+                    if let Err(error) = events.run(work(Rc::clone(&local), inbox)) {
+                        tracing::error!(%error, worker = index, "a worker has failed");
+                    }
                     local.hand_over();
                 })?;
             threads.push(thread);
@@ -281,6 +279,8 @@ impl Workers {
 pub struct Local {
     /// Which worker, from 0.
     pub index: usize,
+    /// Runs them.
+    pub events: Rc<EventLoop>,
     crew: Arc<Crew>,
     output: Output,
     format: Format,
@@ -335,30 +335,29 @@ impl Local {
 }
 
 /// The life of a worker.
-async fn work(local: &Rc<Local>, mut inbox: mpsc::UnboundedReceiver<Command>) {
+async fn work(local: Rc<Local>, mut inbox: mpsc::UnboundedReceiver<Command>) {
     let mut doors: HashMap<SocketAddr, Rc<Door>> = HashMap::new();
-    let mut tick = tokio::time::interval(TICK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut tick = local.events.now();
     loop {
-        let command = tokio::select! {
-            command = inbox.recv() => command,
-            _ = tick.tick() => {
-                local.show_life();
-                local.hand_over();
-                continue;
-            }
+        let Some(command) = local.events.until(tick, inbox.recv()).await else {
+            local.show_life();
+            local.hand_over();
+            tick = local.events.now() + TICK;
+            continue;
         };
         match command {
-            Some(Command::Adopt(accepted)) => admit(local, accepted),
+            Some(Command::Adopt(accepted)) => admit(&local, accepted),
             Some(Command::Publish(snapshot, opened)) => {
-                publish(local, &mut doors, &snapshot, opened);
+                publish(&local, &mut doors, &snapshot, opened);
             }
-            Some(Command::Close) => doors.drain().for_each(|(_, door)| door.close(None)),
+            Some(Command::Close) => {
+                doors.drain().for_each(|(_, door)| door.close(&local.events, None));
+            }
             Some(Command::Stop) | None => {
                 // What was handed over until now ends with the rest, and leaves its record.
                 while let Ok(command) = inbox.try_recv() {
                     if let Command::Adopt(accepted) = command {
-                        admit(local, accepted);
+                        admit(&local, accepted);
                     }
                 }
                 return;
@@ -380,13 +379,7 @@ fn publish(
         for &address in &listener.bind {
             let door = match (before.remove(&address), opened.remove(&address)) {
                 (Some(door), _) => door,
-                (None, Some(socket)) => match Door::open(local, listener, snapshot, socket) {
-                    Ok(door) => door,
-                    Err(error) => {
-                        tracing::error!(%error, %address, worker = local.index, "cannot accept");
-                        continue;
-                    }
-                },
+                (None, Some(socket)) => Door::open(local, listener, snapshot, socket),
                 (None, None) => {
                     tracing::error!(%address, worker = local.index, "no socket to accept from");
                     continue;
@@ -396,9 +389,9 @@ fn publish(
             doors.insert(address, door);
         }
     }
-    before.into_values().for_each(|door| door.close(Some(CLOSING)));
+    before.into_values().for_each(|door| door.close(&local.events, Some(CLOSING)));
 }
 
 fn admit(local: &Rc<Local>, accepted: Accepted) {
-    tokio::task::spawn_local(serve(Rc::clone(local), accepted));
+    local.events.spawn(serve(Rc::clone(local), accepted));
 }

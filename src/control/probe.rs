@@ -73,7 +73,7 @@ impl Probe {
 
     async fn connect(&self, address: SocketAddr) -> Result<TcpStream, String> {
         let connected = async {
-            let stream = TcpStream::from_std(socket::connect(address, self.source)?)?;
+            let stream = TcpStream::from_std(socket::connect(address, self.source, false)?)?;
             stream.writable().await?;
             match stream.take_error()? {
                 Some(error) => Err(error),

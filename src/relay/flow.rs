@@ -7,43 +7,50 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::task::{Context, Poll, ready};
-
-use nix::sys::socket::{Shutdown, shutdown};
-use std::os::fd::AsRawFd;
-use tokio::io::Interest;
-use tokio::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
+use std::task::Poll;
 
 use super::pipe::Pipe;
+use crate::event_loop::Watched;
 use crate::socket;
 
 /// Size of a worker's buffer: messages up to this are cheaper to copy than to splice.
 const BUFFER: usize = 16 << 10;
 
-/// Bytes that a worker's bulk flows move together before other tasks have their turn, and the
-/// least that one of them moves. Measured: with 64 streams, taking turns of 128 KiB costs two
-/// thirds of the CPU that turns of 1 MiB do; with one stream it costs a fifth more.
-const ROUND: usize = 1 << 20;
-const LEAST_TURN: usize = 128 << 10;
+/// Bytes that a bulk flow moves before other tasks have their turn: a pipeful.
+const TURN: usize = 1 << 20;
+
+/// The least that one moves at a time towards a receiver that paces; together they move a [`TURN`].
+///
+/// Measured with 64 streams. Where BBR paces, what a turn leaves behind in the socket is sent bit
+/// by bit, by timers; many short turns cost two thirds of the CPU that turns of 1 MiB do. Where
+/// nothing paces, they cost half as much again.
+const LEAST_PACED_TURN: usize = 128 << 10;
 
 thread_local! {
     static SHARED: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into());
     static BULK_FLOWS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Bytes that one flow moves before others have their turn.
-fn turn() -> usize {
-    (ROUND / BULK_FLOWS.get().max(1)).max(LEAST_TURN)
+/// What is known of a bulk flow; stands for one in the worker's count of them.
+#[derive(Debug)]
+struct Bulk {
+    /// The receiver's socket spreads what it sends over time.
+    paced: bool,
 }
 
-/// Stands for one bulk flow in the worker's count of them.
-#[derive(Debug)]
-struct Bulk;
-
 impl Bulk {
-    fn begin() -> Self {
+    fn begin(to: &Watched<TcpStream>) -> Self {
         BULK_FLOWS.set(BULK_FLOWS.get() + 1);
-        Self
+        Self { paced: socket::is_paced(to) }
+    }
+
+    /// Bytes that it moves before others have their turn.
+    fn turn(&self) -> usize {
+        match self.paced {
+            true => (TURN / BULK_FLOWS.get().max(1)).max(LEAST_PACED_TURN),
+            false => TURN,
+        }
     }
 }
 
@@ -112,34 +119,64 @@ impl Flow {
         std::mem::take(&mut self.delivered)
     }
 
+    /// Takes what the sender has sent by now, as far as a buffer goes, to be delivered later.
+    pub(super) fn hold_first(&mut self, from: &Watched<TcpStream>) -> Result<(), Broken> {
+        SHARED.with_borrow_mut(|buffer| {
+            match socket::receive(from, buffer) {
+                Ok(0) => self.ended = true,
+                Ok(first) => self.held = Held::Bytes(buffer[..first].into(), 0),
+                Err(error) if is_no_failure(&error) => {}
+                Err(_) => return Err(Broken::Sender),
+            }
+            Ok(())
+        })
+    }
+
+    /// Bytes that are to be delivered next, if they are not in a pipe.
+    pub(super) fn held_bytes(&self) -> &[u8] {
+        match &self.held {
+            Held::Bytes(bytes, sent) => &bytes[*sent..],
+            Held::Nothing | Held::Pipe(_) => &[],
+        }
+    }
+
     /// Moves what can be moved. `last`: the other direction has finished, so the close of the
     /// sockets, which is next, carries the FIN.
     ///
     /// Pending means that a socket will wake the task.
     pub(super) fn poll(
         &mut self,
-        context: &mut Context<'_>,
-        from: &TcpStream,
-        to: &TcpStream,
+        from: &Watched<TcpStream>,
+        to: &Watched<TcpStream>,
         last: bool,
     ) -> Poll<Result<Turn, Broken>> {
         if let Some(broken) = self.broken {
             return Poll::Ready(Err(broken));
         }
-        let (before, turn) = (self.delivered, turn());
+        let before = self.delivered;
         while !self.finished {
-            // A bulk flow gives way after each pipeful, even a small one: what arrives meanwhile
-            // makes the next one larger.
             let moved = self.delivered - before;
-            if moved >= turn || (moved > 0 && self.bulk.is_some()) {
+            // Towards a pacing receiver a pipeful is enough, even a small one: what arrives
+            // meanwhile makes the next one larger.
+            let enough = match &self.bulk {
+                Some(bulk) if bulk.paced => 1,
+                _ => TURN,
+            };
+            if moved >= enough {
                 return Poll::Ready(Ok(Turn::Unfinished));
             }
             let step = if !matches!(self.held, Held::Nothing) {
-                ready!(self.deliver(context, to))
+                if !to.is_writable() {
+                    return Poll::Pending;
+                }
+                self.deliver(to)
             } else if self.ended {
-                self.finish(to, last)
+                self.finish(to.get_ref(), last)
             } else {
-                ready!(self.fetch(context, from, to, turn))
+                if !from.is_readable() {
+                    return Poll::Pending;
+                }
+                self.fetch(from, to)
             };
             if let Err(broken) = step {
                 self.broken = Some(broken);
@@ -150,31 +187,20 @@ impl Flow {
     }
 
     /// Hands on what is held.
-    fn deliver(&mut self, context: &mut Context<'_>, to: &TcpStream) -> Poll<Result<(), Broken>> {
-        loop {
-            let written = match &mut self.held {
-                Held::Nothing => return Poll::Ready(Ok(())),
-                Held::Bytes(bytes, sent) => to.try_write(&bytes[*sent..]),
-                Held::Pipe(pipe) => to.try_io(Interest::WRITABLE, || pipe.drain(to)),
-            };
-            match written {
-                Ok(written) => {
-                    self.delivered += written;
-                    self.taken(written);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if ready!(to.poll_write_ready(context)).is_err() {
-                        return Poll::Ready(Err(Broken::Receiver));
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Poll::Ready(Err(Broken::Receiver)),
-            }
-        }
+    fn deliver(&mut self, to: &Watched<TcpStream>) -> Result<(), Broken> {
+        let written = match &mut self.held {
+            Held::Nothing => return Ok(()),
+            Held::Bytes(bytes, sent) => socket::send(to, &bytes[*sent..], self.ended),
+            Held::Pipe(pipe) => pipe.drain(to),
+        };
+        let written = took(to, written)?;
+        self.taken(written);
+        Ok(())
     }
 
     /// Notes that the receiver took `written` bytes of what is held.
-    fn taken(&mut self, written: usize) {
+    pub(super) fn taken(&mut self, written: usize) {
+        self.delivered += written;
         self.held = match std::mem::take(&mut self.held) {
             Held::Bytes(bytes, sent) if sent + written < bytes.len() => {
                 Held::Bytes(bytes, sent + written)
@@ -188,76 +214,97 @@ impl Flow {
         };
     }
 
-    /// Takes from the sender and hands on at once what the receiver takes.
+    /// Takes from the sender, and hands on at once what was copied and the receiver takes.
     fn fetch(
         &mut self,
-        context: &mut Context<'_>,
-        from: &TcpStream,
-        to: &TcpStream,
-        turn: usize,
-    ) -> Poll<Result<(), Broken>> {
-        let fetched = match self.bulk.as_ref().and_then(|_| Pipe::take()) {
-            Some(pipe) => self.splice(pipe, from, turn),
-            None => self.copy(from, to),
+        from: &Watched<TcpStream>,
+        to: &Watched<TcpStream>,
+    ) -> Result<(), Broken> {
+        let turn = self.bulk.as_ref().map(Bulk::turn);
+        let fetched = match turn.and_then(|turn| Some((Pipe::take()?, turn))) {
+            Some((pipe, turn)) => self.splice(pipe, from, turn),
+            None => return self.copy(from, to),
         };
         match fetched {
-            // A splice also stops at the mark of urgent data. A copy knows the end when it sees it.
-            Ok(Ok(0)) if self.bulk.is_some() => self.bulk = None,
-            Ok(Ok(0)) => self.ended = true,
-            Ok(Ok(fetched)) => self.burst += fetched,
-            Ok(Err(broken)) => return Poll::Ready(Err(broken)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if self.burst < BUFFER {
-                    self.bulk = None;
-                }
-                self.burst = 0;
-                if ready!(from.poll_read_ready(context)).is_err() {
-                    return Poll::Ready(Err(Broken::Sender));
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return Poll::Ready(Err(Broken::Sender)),
+            // Also at the mark of urgent data. A copy knows the end when it sees it.
+            Ok(0) => self.bulk = None,
+            Ok(fetched) => self.burst += fetched,
+            Err(error) => self.pause(from, &error)?,
         }
-        Poll::Ready(Ok(()))
+        Ok(())
     }
 
     fn splice(
         &mut self,
         mut pipe: Pipe,
-        from: &TcpStream,
+        from: &Watched<TcpStream>,
         turn: usize,
-    ) -> io::Result<Result<usize, Broken>> {
-        let fetched = from.try_io(Interest::READABLE, || pipe.fill(from, turn));
+    ) -> io::Result<usize> {
+        let fetched = pipe.fill(from, turn);
         if pipe.held() > 0 {
             self.held = Held::Pipe(pipe);
         } else {
             pipe.put_back();
         }
-        fetched.map(Ok)
+        fetched
     }
 
-    fn copy(&mut self, from: &TcpStream, to: &TcpStream) -> io::Result<Result<usize, Broken>> {
+    fn copy(&mut self, from: &Watched<TcpStream>, to: &Watched<TcpStream>) -> Result<(), Broken> {
         SHARED.with_borrow_mut(|buffer| {
-            let fetched = from.try_io(Interest::READABLE, || socket::receive(from, buffer))?;
-            if fetched == 0 {
-                return Ok(Ok(0));
-            }
-            if fetched == buffer.len() && self.bulk.is_none() {
-                self.bulk = Some(Bulk::begin());
+            let fetched = match socket::receive(from, buffer) {
+                Ok(0) => {
+                    self.ended = true;
+                    return Ok(());
+                }
+                Ok(fetched) => fetched,
+                Err(error) => return self.pause(from, &error),
+            };
+            self.burst += fetched;
+            if fetched == buffer.len() {
+                if self.bulk.is_none() {
+                    self.bulk = Some(Bulk::begin(to));
+                }
+            } else if !from.had_urgent_data() {
+                // A short read says that there is no more, and if FIN had come before, that these
+                // are the last bytes; then they leave together with it.
+                if from.has_ended() {
+                    self.ended = true;
+                } else {
+                    self.dry(from);
+                }
             }
             let bytes = &buffer[..fetched];
-            let sent = match to.try_write(bytes) {
-                Ok(sent) => sent,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-                Err(_) => return Ok(Err(Broken::Receiver)),
+            let sent = if to.is_writable() {
+                took(to, socket::send(to, bytes, self.ended))?
+            } else {
+                0
             };
             self.delivered += sent;
             if sent < fetched {
                 self.held = Held::Bytes(bytes[sent..].into(), 0);
             }
-            Ok(Ok(fetched))
+            Ok(())
         })
+    }
+
+    /// Nothing was fetched: for now, or for good.
+    fn pause(&mut self, from: &Watched<TcpStream>, error: &io::Error) -> Result<(), Broken> {
+        if !is_no_failure(error) {
+            return Err(Broken::Sender);
+        }
+        if error.kind() == io::ErrorKind::WouldBlock {
+            self.dry(from);
+        }
+        Ok(())
+    }
+
+    /// The sender has no more for now.
+    fn dry(&mut self, from: &Watched<TcpStream>) {
+        if self.burst < BUFFER {
+            self.bulk = None;
+        }
+        self.burst = 0;
+        from.mark_dry();
     }
 
     fn finish(&mut self, to: &TcpStream, last: bool) -> Result<(), Broken> {
@@ -265,6 +312,23 @@ impl Flow {
         if last {
             return Ok(());
         }
-        shutdown(to.as_raw_fd(), Shutdown::Write).map_err(|_| Broken::Receiver)
+        to.shutdown(Shutdown::Write).map_err(|_| Broken::Receiver)
     }
+}
+
+/// Bytes that `to` took.
+fn took(to: &Watched<TcpStream>, written: io::Result<usize>) -> Result<usize, Broken> {
+    match written {
+        Ok(written) => Ok(written),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            to.mark_full().map(|()| 0).map_err(|_| Broken::Receiver)
+        }
+        Err(error) if is_no_failure(&error) => Ok(0),
+        Err(_) => Err(Broken::Receiver),
+    }
+}
+
+/// Whether it only says that a call came to nothing this time.
+fn is_no_failure(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

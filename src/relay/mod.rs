@@ -1,21 +1,19 @@
 //! Bytes between a client and a backend, in both directions, by one task.
 //!
-//! Called by [`crate::connection`] once both sockets are connected. FIN is passed on after the
-//! last byte, in each direction by itself; a reset is passed on as a reset. Nothing is held for a
-//! connection that is silent but its two sockets, a timer, and this future.
+//! Called by [`crate::connection`]: before it connects, for what the client has sent already, and
+//! once both sockets are connected. FIN is passed on after the last byte, in each direction by
+//! itself; a reset is passed on as a reset. Nothing is held for a connection that is silent but
+//! its two sockets and this future.
 
 mod flow;
 mod pipe;
 
 use std::future::poll_fn;
-use std::pin::pin;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::net::TcpStream;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
-use tokio::io::Interest;
-use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until};
-
+use crate::event_loop::{EventLoop, Watched};
 use crate::socket;
 use flow::{Broken, Flow, Turn};
 pub use pipe::MOST as MOST_PIPES;
@@ -48,116 +46,93 @@ pub enum End {
     HalfClosed,
 }
 
-/// Relays until the end. `meter(up, down)` is told of bytes delivered to the backend and to the
-/// client. The caller closes the sockets; if the end was not [`End::Closed`], or the future is
-/// dropped before its end, that resets them.
-pub async fn relay(
-    client: &TcpStream,
-    backend: &TcpStream,
-    limits: Limits,
-    mut meter: impl FnMut(u64, u64),
-) -> End {
-    let mut reset = ResetOnDrop { client, backend, armed: true };
-    let mut both = Both { client, backend, up: Flow::default(), down: Flow::default() };
-    let mut client_failure = pin!(client.ready(Interest::ERROR));
-    let mut backend_failure = pin!(backend.ready(Interest::ERROR));
-    let began = Instant::now();
-    let mut active = began;
-    let mut settled = false;
-    let mut timer = pin!(sleep_until(began + SETTLED.min(limits.idle)));
-    let mut armed = false;
-
-    let end = poll_fn(|context| {
-        let finished = both.finished();
-        let polled = both.poll(context);
-        let (up, down) = (both.up.delivered(), both.down.delivered());
-        if up + down > 0 {
-            meter(up as u64, down as u64);
-        }
-        if let Poll::Ready(end) = polled {
-            return Poll::Ready(end);
-        }
-        // A side whose bytes are not asked for is still heard when it breaks.
-        if both.up.is_deaf() && client_failure.as_mut().poll(context).is_ready() {
-            return Poll::Ready(End::ClientReset);
-        }
-        if both.down.is_deaf() && backend_failure.as_mut().poll(context).is_ready() {
-            return Poll::Ready(End::BackendReset);
-        }
-
-        let now = Instant::now();
-        if up + down > 0 || both.finished() != finished {
-            active = now;
-        }
-        let (limit, end) = match both.finished() {
-            0 => (limits.idle, End::Idle),
-            _ => (limits.half_close, End::HalfClosed),
-        };
-        let deadline = active + limit;
-        if now >= deadline {
-            return Poll::Ready(end);
-        }
-        // The timer is touched only when it fires or has become too late: activity alone moves
-        // the deadline, and the next firing finds that out.
-        if armed && now < timer.deadline() && timer.deadline() <= deadline {
-            return Poll::Pending;
-        }
-        if armed && !settled && now >= began + SETTLED {
-            settled = true;
-            if let Err(error) = socket::keep_alive(backend) {
-                tracing::debug!(%error, "keepalive towards the backend");
-            }
-        }
-        if armed {
-            let next = if settled { deadline } else { deadline.min(began + SETTLED) };
-            timer.as_mut().reset(next);
-        }
-        armed = true;
-        if timer.as_mut().poll(context).is_ready() {
-            // Due since the clock was read: the next turn reads it again.
-            context.waker().wake_by_ref();
-        }
-        Poll::Pending
-    })
-    .await;
-
-    reset.armed = end != End::Closed;
-    end
-}
-
-/// Turns the coming close of both sockets into a reset, unless everything was delivered: also if
-/// the relay is dropped half-way.
-struct ResetOnDrop<'a> {
-    client: &'a TcpStream,
-    backend: &'a TcpStream,
-    armed: bool,
-}
-
-impl Drop for ResetOnDrop<'_> {
-    fn drop(&mut self) {
-        if self.armed {
-            socket::reset_on_close(self.client);
-            socket::reset_on_close(self.backend);
-        }
-    }
-}
-
-struct Both<'a> {
-    client: &'a TcpStream,
-    backend: &'a TcpStream,
+/// Both directions of a connection.
+#[derive(Debug, Default)]
+pub struct Relay {
+    /// From the client to the backend.
     up: Flow,
     down: Flow,
 }
 
-impl Both<'_> {
+impl Relay {
+    /// Takes what the client has sent by now. [`Relay::first`] says what that is.
+    ///
+    /// Fails if the client is gone.
+    pub fn listen(&mut self, client: &Watched<TcpStream>) -> Result<(), End> {
+        self.up.hold_first(client).map_err(|_| End::ClientReset)
+    }
+
+    /// What the backend is to get first.
+    pub fn first(&self) -> &[u8] {
+        self.up.held_bytes()
+    }
+
+    /// The backend took `bytes` of [`Relay::first`].
+    pub fn sent(&mut self, bytes: usize) {
+        self.up.taken(bytes);
+    }
+
+    /// Relays until the end. `meter(up, down)` is told of bytes delivered to the backend and to the
+    /// client. The caller closes the sockets, as a reset unless the end was [`End::Closed`].
+    pub async fn run(
+        mut self,
+        events: &EventLoop,
+        client: &Watched<TcpStream>,
+        backend: &Watched<TcpStream>,
+        limits: Limits,
+        mut meter: impl FnMut(u64, u64),
+    ) -> End {
+        let mut active = events.now();
+        let mut settling = Some(active + SETTLED);
+        poll_fn(|_| {
+            let finished = self.finished();
+            let polled = self.poll(events, client, backend);
+            let (up, down) = (self.up.delivered(), self.down.delivered());
+            if up + down > 0 {
+                meter(up as u64, down as u64);
+            }
+            if let Poll::Ready(end) = polled {
+                return Poll::Ready(end);
+            }
+            // A side whose bytes are not asked for is still heard when it breaks.
+            if self.up.is_deaf() && client.has_failed() {
+                return Poll::Ready(End::ClientReset);
+            }
+            if self.down.is_deaf() && backend.has_failed() {
+                return Poll::Ready(End::BackendReset);
+            }
+
+            let now = events.now();
+            if up + down > 0 || self.finished() != finished {
+                active = now;
+            }
+            let (limit, end) = match self.finished() {
+                0 => (limits.idle, End::Idle),
+                _ => (limits.half_close, End::HalfClosed),
+            };
+            if now >= active + limit {
+                return Poll::Ready(end);
+            }
+            events.wake_at(active + limit);
+            settle(&mut settling, now, events, backend);
+            Poll::Pending
+        })
+        .await
+    }
+
     /// How many of the two directions have finished.
     fn finished(&self) -> u8 {
         u8::from(self.up.is_finished()) + u8::from(self.down.is_finished())
     }
 
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<End> {
-        let up = self.poll_up(context);
-        let down = self.poll_down(context);
+    fn poll(
+        &mut self,
+        events: &EventLoop,
+        client: &Watched<TcpStream>,
+        backend: &Watched<TcpStream>,
+    ) -> Poll<End> {
+        let up = self.up.poll(client, backend, self.down.is_finished());
+        let down = self.down.poll(backend, client, self.up.is_finished());
         let broken = match (&up, &down) {
             (Poll::Ready(Err(Broken::Sender)), _) => Some(End::ClientReset),
             (Poll::Ready(Err(Broken::Receiver)), _) => Some(End::BackendReset),
@@ -168,7 +143,7 @@ impl Both<'_> {
         let unfinished = |turn: &Poll<_>| matches!(turn, Poll::Ready(Ok(Turn::Unfinished)));
         if unfinished(&up) || unfinished(&down) {
             // Also if the other way is broken: what has come this way by now is the receiver's.
-            context.waker().wake_by_ref();
+            events.again();
             return Poll::Pending;
         }
         match broken {
@@ -177,12 +152,23 @@ impl Both<'_> {
             None => Poll::Pending,
         }
     }
+}
 
-    fn poll_up(&mut self, context: &mut Context<'_>) -> Poll<Result<Turn, Broken>> {
-        self.up.poll(context, self.client, self.backend, self.down.is_finished())
-    }
-
-    fn poll_down(&mut self, context: &mut Context<'_>) -> Poll<Result<Turn, Broken>> {
-        self.down.poll(context, self.backend, self.client, self.up.is_finished())
+/// Turns keepalive on when the time for it has come.
+fn settle(
+    settling: &mut Option<Instant>,
+    now: Instant,
+    events: &EventLoop,
+    backend: &Watched<TcpStream>,
+) {
+    match *settling {
+        Some(time) if now < time => events.wake_at(time),
+        Some(_) => {
+            *settling = None;
+            if let Err(error) = socket::keep_alive(backend) {
+                tracing::debug!(%error, "keepalive towards the backend");
+            }
+        }
+        None => {}
     }
 }

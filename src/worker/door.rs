@@ -1,19 +1,19 @@
 //! Accepting: what a worker does at each of its listening sockets.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::{Duration, Instant};
-
-use tokio::io::unix::AsyncFd;
-use tokio::sync::Notify;
 
 use super::{Command, Local, Place, admit};
 use crate::connection::Accepted;
+use crate::event_loop::{EventLoop, Interest, Task};
 use crate::snapshot::{Listener, Snapshot};
 use crate::socket;
 
@@ -31,7 +31,8 @@ pub(super) struct Door {
     closing: Cell<bool>,
     /// When it closes although connections wait in its queue.
     deadline: Cell<Option<Instant>>,
-    close: Notify,
+    /// What accepts.
+    task: Cell<Option<Task>>,
 }
 
 impl Door {
@@ -40,18 +41,21 @@ impl Door {
         listener: &Arc<Listener>,
         snapshot: &Snapshot,
         socket: TcpListener,
-    ) -> io::Result<Rc<Self>> {
-        let socket = socket::watch(socket)?;
+    ) -> Rc<Self> {
         let door = Rc::new(Self {
             listener: RefCell::new(Arc::clone(listener)),
             limit: Cell::new(snapshot.max_connections),
             closing: Cell::new(false),
             deadline: Cell::new(None),
-            close: Notify::new(),
+            task: Cell::new(None),
         });
         local.post().doors.fetch_add(1, Ordering::Relaxed);
-        tokio::task::spawn_local(accept_all(Rc::clone(local), Rc::clone(&door), socket));
-        Ok(door)
+        let (of_task, door_of_task) = (Rc::clone(local), Rc::clone(&door));
+        local.events.spawn(async move {
+            accept_all(Rc::clone(&of_task), door_of_task, socket).await;
+            of_task.post().doors.fetch_sub(1, Ordering::Relaxed);
+        });
+        door
     }
 
     /// From now on what it accepts is this listener's.
@@ -62,10 +66,12 @@ impl Door {
 
     /// Accepts what is waiting, then no more. While there is no room for it, it waits, for as long
     /// as `patience` says.
-    pub(super) fn close(&self, patience: Option<Duration>) {
-        self.deadline.set(patience.map(|patience| Instant::now() + patience));
+    pub(super) fn close(&self, events: &EventLoop, patience: Option<Duration>) {
+        self.deadline.set(patience.map(|patience| events.now() + patience));
         self.closing.set(true);
-        self.close.notify_one();
+        if let Some(task) = self.task.get() {
+            events.wake(task);
+        }
     }
 }
 
@@ -79,50 +85,45 @@ enum Next {
     Pause,
 }
 
-async fn accept_all(local: Rc<Local>, door: Rc<Door>, socket: AsyncFd<TcpListener>) {
+async fn accept_all(local: Rc<Local>, door: Rc<Door>, socket: TcpListener) {
+    let events = &local.events;
+    door.task.set(Some(events.current()));
+    let socket = match events.watch(socket, Interest::Read) {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::error!(%error, worker = local.index, "cannot watch a listening socket");
+            return;
+        }
+    };
     let mut shortage = Shortage::default();
+    let mut batch = 0;
     loop {
-        let mut readiness = tokio::select! {
-            biased;
-            () = door.close.notified() => None,
-            ready = socket.readable() => match ready {
-                Ok(guard) => Some(guard),
-                Err(error) => {
-                    tracing::error!(%error, "the event queue fails");
-                    break;
-                }
-            },
-        };
-        let mut batch = 0;
-        loop {
-            match accept_one(&local, &door, socket.get_ref(), &mut shortage) {
-                Next::Accepted => {
-                    batch += 1;
-                    if batch == BATCH {
-                        batch = 0;
-                        tokio::task::yield_now().await;
-                    }
-                }
-                Next::Empty => {
-                    if let Some(guard) = &mut readiness {
-                        guard.clear_ready();
-                    }
-                    break;
-                }
-                Next::Pause => {
-                    if door.deadline.get().is_some_and(|deadline| deadline <= Instant::now()) {
-                        break;
-                    }
-                    tokio::time::sleep(PAUSE).await;
+        match accept_one(&local, &door, socket.get_ref(), &mut shortage) {
+            Next::Accepted => {
+                batch += 1;
+                if batch == BATCH {
+                    batch = 0;
+                    events.give_way().await;
                 }
             }
-        }
-        if door.closing.get() {
-            break;
+            Next::Empty if door.closing.get() => break,
+            Next::Empty => {
+                batch = 0;
+                socket.mark_dry();
+                poll_fn(|_| match socket.is_readable() || door.closing.get() {
+                    true => Poll::Ready(()),
+                    false => Poll::Pending,
+                })
+                .await;
+            }
+            Next::Pause => {
+                if door.deadline.get().is_some_and(|deadline| deadline <= events.now()) {
+                    break;
+                }
+                events.sleep_until(events.now() + PAUSE).await;
+            }
         }
     }
-    drop(socket);
-    local.post().doors.fetch_sub(1, Ordering::Relaxed);
 }
 
 fn accept_one(
@@ -145,7 +146,7 @@ fn accept_one(
                 client,
                 listener,
                 place: place.assigned_to(worker),
-                at: Instant::now(),
+                at: local.events.now(),
                 id: local.name_connection(),
             };
             if worker == local.index {
