@@ -3,6 +3,7 @@
 //! The backends are only listening sockets of the test: the kernel completes the handshakes, and
 //! nobody accepts. Clients reset their connections, so that they end without the servers' doing.
 
+use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -72,14 +73,21 @@ fn half_of_a_thousand_backends_flapping_disturbs_neither_the_other_half_nor_the_
         let _stop = StopAtEnd(&stop);
         let gateway = Gateway::start(config);
         let (began, before) = (Instant::now(), gateway.control_thread_time());
+        // Each stays long enough to be sent to a backend, whatever else this machine does.
+        let mut clients = VecDeque::new();
         for _ in 0..4_000 {
             match connect(address) {
-                Ok(client) => reset(client),
+                Ok(client) => clients.push_back(client),
                 // By a backend that closed just then, before this thread had its turn.
                 Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
             }
+            if clients.len() > 500 {
+                clients.pop_front().map(reset);
+            }
             thread::sleep(Duration::from_millis(1));
         }
+        thread::sleep(Duration::from_millis(500));
+        clients.into_iter().for_each(reset);
         let share =
             (gateway.control_thread_time() - before).as_secs_f64() / began.elapsed().as_secs_f64();
         eventually("all clients have been served", || {
