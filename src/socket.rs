@@ -1,7 +1,10 @@
 //! Sockets and what else is asked of the kernel on the way to one. The only file of the data
 //! plane with `unsafe`.
 
-#![allow(unsafe_code, reason = "accept4 with an address, an option without a wrapper; each block has its proof")]
+#![allow(
+    unsafe_code,
+    reason = "accept4 with an address, an option without a wrapper; each block has its proof"
+)]
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -227,8 +230,8 @@ pub fn send(socket: &impl AsFd, bytes: &[u8], more: bool) -> io::Result<usize> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::ErrorKind;
     use super::*;
+    use std::io::ErrorKind;
 
     #[test]
     fn a_second_process_s_listener_is_an_address_in_use() {

@@ -120,7 +120,7 @@ impl Flow {
     }
 
     /// Takes what the sender has sent by now, as far as a buffer goes, to be delivered later.
-    pub(super) fn hold_first(&mut self, from: &Watched<TcpStream>) -> Result<(), Broken> {
+    pub(super) fn hold_first(&mut self, from: &TcpStream) -> Result<(), Broken> {
         SHARED.with_borrow_mut(|buffer| {
             match socket::receive(from, buffer) {
                 Ok(0) => self.ended = true,
@@ -215,11 +215,7 @@ impl Flow {
     }
 
     /// Takes from the sender, and hands on at once what was copied and the receiver takes.
-    fn fetch(
-        &mut self,
-        from: &Watched<TcpStream>,
-        to: &Watched<TcpStream>,
-    ) -> Result<(), Broken> {
+    fn fetch(&mut self, from: &Watched<TcpStream>, to: &Watched<TcpStream>) -> Result<(), Broken> {
         let turn = self.bulk.as_ref().map(Bulk::turn);
         let fetched = match turn.and_then(|turn| Some((Pipe::take()?, turn))) {
             Some((pipe, turn)) => self.splice(pipe, from, turn),
@@ -274,11 +270,8 @@ impl Flow {
                 }
             }
             let bytes = &buffer[..fetched];
-            let sent = if to.is_writable() {
-                took(to, socket::send(to, bytes, self.ended))?
-            } else {
-                0
-            };
+            let sent =
+                if to.is_writable() { took(to, socket::send(to, bytes, self.ended))? } else { 0 };
             self.delivered += sent;
             if sent < fetched {
                 self.held = Held::Bytes(bytes[sent..].into(), 0);

@@ -58,7 +58,7 @@ impl Relay {
     /// Takes what the client has sent by now. [`Relay::first`] says what that is.
     ///
     /// Fails if the client is gone.
-    pub fn listen(&mut self, client: &Watched<TcpStream>) -> Result<(), End> {
+    pub fn listen(&mut self, client: &TcpStream) -> Result<(), End> {
         self.up.hold_first(client).map_err(|_| End::ClientReset)
     }
 
@@ -75,7 +75,7 @@ impl Relay {
     /// Relays until the end. `meter(up, down)` is told of bytes delivered to the backend and to the
     /// client. The caller closes the sockets, as a reset unless the end was [`End::Closed`].
     pub async fn run(
-        mut self,
+        &mut self,
         events: &EventLoop,
         client: &Watched<TcpStream>,
         backend: &Watched<TcpStream>,
