@@ -68,6 +68,8 @@ fn pure_modules_touch_no_runtime_no_socket_and_no_clock() {
     for pure in ["src/balance", "src/health", "vrrp/src"] {
         forbid(pure, &[], &world, "decisions are functions of what they are given");
     }
+    let shell = ["src/event_loop/mod.rs", "src/event_loop/source.rs", "src/event_loop/task.rs"];
+    forbid("src/event_loop", &shell, &world, "the wheel is a function of what it is given");
     let loading = ["src/config/mod.rs"];
     forbid("src/config", &loading, &world, "a configuration is a function of its text");
 }
@@ -78,6 +80,7 @@ fn the_data_plane_knows_a_snapshot_and_not_a_file() {
         "src/connection.rs",
         "src/worker",
         "src/socket.rs",
+        "src/event_loop",
         "src/pool.rs",
         "src/snapshot.rs",
         "src/relay",
@@ -91,6 +94,23 @@ fn the_data_plane_knows_a_snapshot_and_not_a_file() {
             }
         }
     }
+}
+
+/// Its channels are no part of its runtime, and serve workers as well.
+#[test]
+fn workers_have_a_loop_of_their_own_and_no_runtime() {
+    let runtime = ["tokio::net", "tokio::time", "tokio::task", "tokio::runtime", "tokio::io"];
+    for plane in ["src/event_loop", "src/relay", "src/worker"] {
+        forbid(plane, &[], &runtime, "a worker has no tokio runtime");
+    }
+    let others = sources("src").into_iter().map(|(name, _)| name);
+    let others: Vec<_> = others
+        .filter(|name| {
+            !["src/connection.rs", "src/worker.rs", "src/socket.rs"].contains(&name.as_str())
+        })
+        .collect();
+    let others: Vec<_> = others.iter().map(String::as_str).collect();
+    forbid("src", &others, &runtime, "a worker has no tokio runtime");
 }
 
 #[test]
