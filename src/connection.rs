@@ -14,7 +14,7 @@ use crate::balance::maglev::hash_client;
 use crate::event_loop::{EventLoop, Interest, Watched};
 use crate::pool::{Backend, Lease, Pool, Report, Tried};
 use crate::record::{Id, Record};
-use crate::relay::{End, Limits, Relay};
+use crate::relay::{End, Limits, Plain, Relay};
 use crate::snapshot::Listener;
 use crate::socket::{self, ResetOnDrop};
 use crate::stats::{ConnectFailure, Reason};
@@ -48,21 +48,23 @@ async fn live(mut session: Session) {
         return session.end(Reason::NoRoute);
     };
     session.pool = Some(Arc::clone(pool));
-    let mut relay = Relay::default();
-    if session.socket.as_ref().is_none_or(|client| relay.listen(client).is_err()) {
+    let Some(client) = session.socket.take() else {
         return session.end(Reason::ClientReset);
-    }
-    // Only now: what has been read is no event any more.
-    let client = match session.watch_client() {
-        Ok(client) => client,
-        Err(error) => {
-            tracing::error!(%error, "cannot watch a socket");
-            return session.end(Reason::ClientReset);
-        }
     };
+    let client = session.local.events.hold(client);
     // A client that got no service, or not all of it, is told so by a reset: an orderly end would
     // look like an empty answer.
     let reset_client = ResetOnDrop::new(&client);
+
+    let mut relay = Relay::default();
+    if relay.listen(&mut Plain(&client)).is_err() {
+        return session.end(Reason::ClientReset);
+    }
+    // Only now: what has been read is no event any more.
+    if let Err(error) = client.watch(Interest::Read) {
+        tracing::error!(%error, "cannot watch a socket");
+        return session.end(Reason::ClientReset);
+    }
     let (lease, backend) = match session.reach(pool, &client, &mut relay).await {
         Ok(reached) => reached,
         Err(reason) => return session.end(reason),
@@ -74,7 +76,7 @@ async fn live(mut session: Session) {
     let of_backend = lease.backend().stats.of(worker);
     let bytes = &mut session.bytes;
     let end = relay
-        .run(&local.events, &client, &backend, limits, |up, down| {
+        .run(&local.events, &mut Plain(&client), &mut Plain(&backend), limits, |up, down| {
             bytes.0 += up;
             bytes.1 += down;
             of_listener.bytes_in.add(up);
@@ -146,11 +148,6 @@ impl Session {
 
     fn end(mut self, reason: Reason) {
         self.reason = reason;
-    }
-
-    fn watch_client(&mut self) -> io::Result<Watched<TcpStream>> {
-        let socket = self.socket.take().ok_or(io::ErrorKind::NotConnected)?;
-        self.local.events.watch(socket, Interest::Read)
     }
 
     /// Finds a backend that answers, and sends it what the client has sent first. Says why if there
@@ -304,19 +301,20 @@ async fn connect(
     let address = backend.address().ok_or(unresolved)?;
     let deadline = events.now() + pool.connect_timeout;
     let first = relay.first();
-    let socket = socket::connect(address, pool.source, !first.is_empty())?;
+    let socket = events.hold(socket::connect(address, pool.source, !first.is_empty())?);
     if !first.is_empty() {
         // On a quick network the handshake is over by now.
         match socket::send(&socket, first, false) {
             Ok(sent) => {
                 relay.sent(sent);
-                return Ok(events.watch(socket, Interest::Read)?);
+                socket.watch(Interest::Read)?;
+                return Ok(socket);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error.into()),
         }
     }
-    let socket = events.watch(socket, Interest::ReadWrite)?;
+    socket.watch(Interest::ReadWrite)?;
     let connected = poll_fn(|_| {
         if socket.is_writable() {
             return Poll::Ready(Ok(()));

@@ -61,13 +61,14 @@ pub(super) struct Sources {
 }
 
 impl Sources {
-    fn add(&mut self, task: Task, ready: Ready, asks_to_write: bool) -> u32 {
+    fn add(&mut self, task: Task) -> u32 {
+        let ready = Ready::WRITABLE;
         let place = self.vacant.pop().unwrap_or_else(|| {
-            self.places.push(Source { generation: 0, task, ready, asks_to_write });
+            self.places.push(Source { generation: 0, task, ready, asks_to_write: false });
             u32::try_from(self.places.len() - 1).expect("fewer sockets than descriptors")
         });
         let source = &mut self.places[place as usize];
-        (source.task, source.ready, source.asks_to_write) = (task, ready, asks_to_write);
+        (source.task, source.ready) = (task, ready);
         place
     }
 
@@ -107,7 +108,7 @@ pub enum Interest {
     ReadWrite,
 }
 
-/// A socket that wakes the task which began to watch it: when there is something to read, when a
+/// A socket that wakes the task which holds it, once it is watched: when there is something to read, when a
 /// write that found no room would find some, and when it ends or fails.
 ///
 /// Watched edge by edge (`EPOLLET`, epoll(7)): who reads or writes says when the socket has been
@@ -121,27 +122,18 @@ pub struct Watched<S: AsFd> {
 }
 
 impl EventLoop {
-    /// Watches a socket for the task that is running. It counts as dry at first; should it not be,
-    /// the next turn of the loop finds that out.
-    ///
-    /// Fails if the kernel is short of memory, or of watches (`fs.epoll.max_user_watches`).
-    pub fn watch<S: AsFd>(
-        self: &Rc<Self>,
-        socket: S,
-        interest: Interest,
-    ) -> io::Result<Watched<S>> {
-        let (ready, writing) = match interest {
-            Interest::Read => (Ready::WRITABLE, false),
-            Interest::ReadWrite => (Ready::default(), true),
-        };
-        let mut sources = self.sources.borrow_mut();
-        let place = sources.add(self.current(), ready, writing);
-        let event = EpollEvent::new(flags(writing), sources.name(place));
-        drop(sources);
-        // From here on dropping it gives the place back.
-        let watched = Watched { socket, place, events: Rc::clone(self) };
-        self.epoll.add(&watched.socket, event)?;
-        Ok(watched)
+    /// Holds a socket for the task that is running, which is to watch it before it waits for it. It
+    /// counts as dry, and as having room.
+    pub fn hold<S: AsFd>(self: &Rc<Self>, socket: S) -> Watched<S> {
+        let place = self.sources.borrow_mut().add(self.current());
+        Watched { socket, place, events: Rc::clone(self) }
+    }
+
+    /// Watches a socket for the task that is running. See [`Watched::watch`].
+    pub fn watch<S: AsFd>(self: &Rc<Self>, socket: S, interest: Interest) -> io::Result<Watched<S>> {
+        let held = self.hold(socket);
+        held.watch(interest)?;
+        Ok(held)
     }
 }
 
@@ -152,6 +144,24 @@ fn flags(writing: bool) -> EpollFlags {
 }
 
 impl<S: AsFd> Watched<S> {
+    /// Begins to watch. Should there be something to read already, the next turn of the loop finds
+    /// that out.
+    ///
+    /// Fails if the kernel is short of memory, or of watches (`fs.epoll.max_user_watches`).
+    pub fn watch(&self, interest: Interest) -> io::Result<()> {
+        let writing = interest == Interest::ReadWrite;
+        let name = {
+            let mut sources = self.events.sources.borrow_mut();
+            let source = &mut sources.places[self.place as usize];
+            source.asks_to_write = writing;
+            if writing {
+                source.ready.0 &= !Ready::WRITABLE.0;
+            }
+            sources.name(self.place)
+        };
+        Ok(self.events.epoll.add(&self.socket, EpollEvent::new(flags(writing), name))?)
+    }
+
     /// The socket.
     pub fn get_ref(&self) -> &S {
         &self.socket

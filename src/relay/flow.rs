@@ -7,10 +7,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::task::Poll;
 
 use super::pipe::Pipe;
+use super::side::{Side, Then, room};
 use crate::event_loop::Watched;
 use crate::socket;
 
@@ -120,13 +121,12 @@ impl Flow {
     }
 
     /// Takes what the sender has sent by now, as far as a buffer goes, to be delivered later.
-    pub(super) fn hold_first(&mut self, from: &TcpStream) -> Result<(), Broken> {
+    pub(super) fn hold_first(&mut self, from: &mut impl Side) -> io::Result<()> {
         SHARED.with_borrow_mut(|buffer| {
-            match socket::receive(from, buffer) {
-                Ok(0) => self.ended = true,
-                Ok(first) => self.held = Held::Bytes(buffer[..first].into(), 0),
-                Err(error) if is_no_failure(&error) => {}
-                Err(_) => return Err(Broken::Sender),
+            let received = from.receive(buffer)?;
+            self.ended = received.then == Then::End;
+            if received.bytes > 0 {
+                self.held = Held::Bytes(buffer[..received.bytes].into(), 0);
             }
             Ok(())
         })
@@ -141,13 +141,13 @@ impl Flow {
     }
 
     /// Moves what can be moved. `last`: the other direction has finished, so the close of the
-    /// sockets, which is next, carries the FIN.
+    /// sockets is next.
     ///
     /// Pending means that a socket will wake the task.
     pub(super) fn poll(
         &mut self,
-        from: &Watched<TcpStream>,
-        to: &Watched<TcpStream>,
+        from: &mut impl Side,
+        to: &mut impl Side,
         last: bool,
     ) -> Poll<Result<Turn, Broken>> {
         if let Some(broken) = self.broken {
@@ -165,37 +165,52 @@ impl Flow {
             if moved >= enough {
                 return Poll::Ready(Ok(Turn::Unfinished));
             }
-            let step = if !matches!(self.held, Held::Nothing) {
-                if !to.is_writable() {
-                    return Poll::Pending;
+            match self.step(from, to, last) {
+                Ok(true) => {}
+                Ok(false) => return Poll::Pending,
+                Err(broken) => {
+                    self.broken = Some(broken);
+                    return Poll::Ready(Err(broken));
                 }
-                self.deliver(to)
-            } else if self.ended {
-                self.finish(to.get_ref(), last)
-            } else {
-                if !from.is_readable() {
-                    return Poll::Pending;
-                }
-                self.fetch(from, to)
-            };
-            if let Err(broken) = step {
-                self.broken = Some(broken);
-                return Poll::Ready(Err(broken));
             }
         }
         Poll::Ready(Ok(Turn::Finished))
     }
 
-    /// Hands on what is held.
-    fn deliver(&mut self, to: &Watched<TcpStream>) -> Result<(), Broken> {
+    /// Does what is to be done next. False if a socket is waited for.
+    fn step(
+        &mut self,
+        from: &mut impl Side,
+        to: &mut impl Side,
+        last: bool,
+    ) -> Result<bool, Broken> {
+        if !to.flush().map_err(receiver)? {
+            return Ok(false);
+        }
+        if !matches!(self.held, Held::Nothing) {
+            return self.deliver(to);
+        }
+        if self.ended {
+            self.finished = to.finish(last).map_err(receiver)?;
+            return Ok(self.finished);
+        }
+        if !from.is_readable() {
+            return Ok(false);
+        }
+        self.fetch(from, to).map(|()| true)
+    }
+
+    /// Hands on what is held. False if there is no room for it.
+    fn deliver(&mut self, to: &mut impl Side) -> Result<bool, Broken> {
         let written = match &mut self.held {
-            Held::Nothing => return Ok(()),
-            Held::Bytes(bytes, sent) => socket::send(to, &bytes[*sent..], self.ended),
-            Held::Pipe(pipe) => pipe.drain(to),
+            Held::Nothing => return Ok(true),
+            Held::Bytes(bytes, sent) => to.send(&bytes[*sent..], self.ended),
+            Held::Pipe(_) if !to.socket().is_writable() => Ok(0),
+            Held::Pipe(pipe) => room(to.socket(), pipe.drain(to.socket())),
         };
-        let written = took(to, written)?;
+        let written = written.map_err(receiver)?;
         self.taken(written);
-        Ok(())
+        Ok(written > 0)
     }
 
     /// Notes that the receiver took `written` bytes of what is held.
@@ -215,19 +230,14 @@ impl Flow {
     }
 
     /// Takes from the sender, and hands on at once what was copied and the receiver takes.
-    fn fetch(&mut self, from: &Watched<TcpStream>, to: &Watched<TcpStream>) -> Result<(), Broken> {
-        let turn = self.bulk.as_ref().map(Bulk::turn);
-        let fetched = match turn.and_then(|turn| Some((Pipe::take()?, turn))) {
-            Some((pipe, turn)) => self.splice(pipe, from, turn),
-            None => return self.copy(from, to),
-        };
-        match fetched {
-            // Also at the mark of urgent data. A copy knows the end when it sees it.
-            Ok(0) => self.bulk = None,
-            Ok(fetched) => self.burst += fetched,
-            Err(error) => self.pause(from, &error)?,
+    fn fetch<F: Side, T: Side>(&mut self, from: &mut F, to: &mut T) -> Result<(), Broken> {
+        if F::PLAIN && T::PLAIN {
+            let turn = self.bulk.as_ref().map(Bulk::turn);
+            if let Some((pipe, turn)) = turn.and_then(|turn| Some((Pipe::take()?, turn))) {
+                return self.splice(pipe, from.socket(), turn);
+            }
         }
-        Ok(())
+        self.copy(from, to)
     }
 
     fn splice(
@@ -235,93 +245,62 @@ impl Flow {
         mut pipe: Pipe,
         from: &Watched<TcpStream>,
         turn: usize,
-    ) -> io::Result<usize> {
+    ) -> Result<(), Broken> {
         let fetched = pipe.fill(from, turn);
         if pipe.held() > 0 {
             self.held = Held::Pipe(pipe);
         } else {
             pipe.put_back();
         }
-        fetched
+        match fetched {
+            // Also at the mark of urgent data. A copy knows the end when it sees it.
+            Ok(0) => self.bulk = None,
+            Ok(fetched) => self.burst += fetched,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                from.mark_dry();
+                self.pause();
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return Err(Broken::Sender),
+        }
+        Ok(())
     }
 
-    fn copy(&mut self, from: &Watched<TcpStream>, to: &Watched<TcpStream>) -> Result<(), Broken> {
+    fn copy<F: Side, T: Side>(&mut self, from: &mut F, to: &mut T) -> Result<(), Broken> {
         SHARED.with_borrow_mut(|buffer| {
-            let fetched = match socket::receive(from, buffer) {
-                Ok(0) => {
-                    self.ended = true;
-                    return Ok(());
+            let received = from.receive(buffer).map_err(|_| Broken::Sender)?;
+            let bytes = &buffer[..received.bytes];
+            self.burst += bytes.len();
+            match received.then {
+                Then::Unknown if bytes.len() == BUFFER && self.bulk.is_none() => {
+                    self.bulk = Some(Bulk::begin(to.socket()));
                 }
-                Ok(fetched) => fetched,
-                Err(error) => return self.pause(from, &error),
-            };
-            self.burst += fetched;
-            if fetched == buffer.len() {
-                if self.bulk.is_none() {
-                    self.bulk = Some(Bulk::begin(to));
-                }
-            } else if !from.had_urgent_data() {
-                // A short read says that there is no more, and if FIN had come before, that these
-                // are the last bytes; then they leave together with it.
-                if from.has_ended() {
-                    self.ended = true;
-                } else {
-                    self.dry(from);
-                }
+                Then::Unknown => {}
+                Then::Dry => self.pause(),
+                // The last bytes leave together with the end.
+                Then::End => self.ended = true,
             }
-            let bytes = &buffer[..fetched];
-            let sent =
-                if to.is_writable() { took(to, socket::send(to, bytes, self.ended))? } else { 0 };
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            let sent = to.send(bytes, self.ended).map_err(receiver)?;
             self.delivered += sent;
-            if sent < fetched {
+            if sent < bytes.len() {
                 self.held = Held::Bytes(bytes[sent..].into(), 0);
             }
             Ok(())
         })
     }
 
-    /// Nothing was fetched: for now, or for good.
-    fn pause(&mut self, from: &Watched<TcpStream>, error: &io::Error) -> Result<(), Broken> {
-        if !is_no_failure(error) {
-            return Err(Broken::Sender);
-        }
-        if error.kind() == io::ErrorKind::WouldBlock {
-            self.dry(from);
-        }
-        Ok(())
-    }
-
     /// The sender has no more for now.
-    fn dry(&mut self, from: &Watched<TcpStream>) {
+    fn pause(&mut self) {
         if self.burst < BUFFER {
             self.bulk = None;
         }
         self.burst = 0;
-        from.mark_dry();
-    }
-
-    fn finish(&mut self, to: &TcpStream, last: bool) -> Result<(), Broken> {
-        self.finished = true;
-        if last {
-            return Ok(());
-        }
-        to.shutdown(Shutdown::Write).map_err(|_| Broken::Receiver)
     }
 }
 
-/// Bytes that `to` took.
-fn took(to: &Watched<TcpStream>, written: io::Result<usize>) -> Result<usize, Broken> {
-    match written {
-        Ok(written) => Ok(written),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            to.mark_full().map(|()| 0).map_err(|_| Broken::Receiver)
-        }
-        Err(error) if is_no_failure(&error) => Ok(0),
-        Err(_) => Err(Broken::Receiver),
-    }
-}
-
-/// Whether it only says that a call came to nothing this time.
-fn is_no_failure(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+fn receiver(_: io::Error) -> Broken {
+    Broken::Receiver
 }

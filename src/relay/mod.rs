@@ -7,6 +7,7 @@
 
 mod flow;
 mod pipe;
+mod side;
 
 use std::future::poll_fn;
 use std::net::TcpStream;
@@ -17,6 +18,7 @@ use crate::event_loop::{EventLoop, Watched};
 use crate::socket;
 use flow::{Broken, Flow, Turn};
 pub use pipe::MOST as MOST_PIPES;
+pub use side::{Plain, Received, Side, Then, room};
 
 /// A connection that lasts this long gets keepalive probes towards its backend. (Towards the
 /// client it has them from the listener.) Most connections end earlier, and save the calls.
@@ -58,7 +60,7 @@ impl Relay {
     /// Takes what the client has sent by now. [`Relay::first`] says what that is.
     ///
     /// Fails if the client is gone.
-    pub fn listen(&mut self, client: &TcpStream) -> Result<(), End> {
+    pub fn listen(&mut self, client: &mut impl Side) -> Result<(), End> {
         self.up.hold_first(client).map_err(|_| End::ClientReset)
     }
 
@@ -77,8 +79,8 @@ impl Relay {
     pub async fn run(
         &mut self,
         events: &EventLoop,
-        client: &Watched<TcpStream>,
-        backend: &Watched<TcpStream>,
+        client: &mut impl Side,
+        backend: &mut impl Side,
         limits: Limits,
         mut meter: impl FnMut(u64, u64),
     ) -> End {
@@ -95,10 +97,10 @@ impl Relay {
                 return Poll::Ready(end);
             }
             // A side whose bytes are not asked for is still heard when it breaks.
-            if self.up.is_deaf() && client.has_failed() {
+            if self.up.is_deaf() && client.socket().has_failed() {
                 return Poll::Ready(End::ClientReset);
             }
-            if self.down.is_deaf() && backend.has_failed() {
+            if self.down.is_deaf() && backend.socket().has_failed() {
                 return Poll::Ready(End::BackendReset);
             }
 
@@ -114,7 +116,7 @@ impl Relay {
                 return Poll::Ready(end);
             }
             events.wake_at(active + limit);
-            settle(&mut settling, now, events, backend);
+            settle(&mut settling, now, events, backend.socket());
             Poll::Pending
         })
         .await
@@ -128,8 +130,8 @@ impl Relay {
     fn poll(
         &mut self,
         events: &EventLoop,
-        client: &Watched<TcpStream>,
-        backend: &Watched<TcpStream>,
+        client: &mut impl Side,
+        backend: &mut impl Side,
     ) -> Poll<End> {
         let up = self.up.poll(client, backend, self.down.is_finished());
         let down = self.down.poll(backend, client, self.up.is_finished());

@@ -1,0 +1,117 @@
+//! The two ends of a relayed connection, as a flow sees them.
+
+use std::io::{self, ErrorKind};
+use std::net::{Shutdown, TcpStream};
+
+use crate::event_loop::Watched;
+use crate::socket;
+
+/// One end of a connection: bytes from it, bytes to it, and the end of both.
+pub trait Side {
+    /// What passes is what the socket carries: the kernel may move it (`splice(2)`).
+    const PLAIN: bool;
+
+    /// Its socket.
+    fn socket(&self) -> &Watched<TcpStream>;
+
+    /// Whether there may be something to receive.
+    fn is_readable(&self) -> bool;
+
+    /// Receives without waiting.
+    ///
+    /// Fails if the connection broke: what was received before is still good.
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Received>;
+
+    /// Takes bytes to send, as many as there is room for. `more`: others, or the end, follow at
+    /// once, and may share a segment.
+    fn send(&mut self, bytes: &[u8], more: bool) -> io::Result<usize>;
+
+    /// Sends what was taken and not sent yet. Whether nothing of it is left.
+    fn flush(&mut self) -> io::Result<bool>;
+
+    /// Tells the other end that nothing follows. `last`: the socket is about to be closed. Whether
+    /// that is done; else it is to be called again when there is room.
+    fn finish(&mut self, last: bool) -> io::Result<bool>;
+}
+
+/// What [`Side::receive`] came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Bytes put into the buffer.
+    pub bytes: usize,
+    /// What is to be expected after them.
+    pub then: Then,
+}
+
+/// What comes after bytes that were received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Perhaps more.
+    Unknown,
+    /// Nothing for now.
+    Dry,
+    /// Nothing any more.
+    End,
+}
+
+/// A socket as it is.
+#[derive(Debug)]
+pub struct Plain<'a>(pub &'a Watched<TcpStream>);
+
+impl Side for Plain<'_> {
+    const PLAIN: bool = true;
+
+    fn socket(&self) -> &Watched<TcpStream> {
+        self.0
+    }
+
+    fn is_readable(&self) -> bool {
+        self.0.is_readable()
+    }
+
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
+        let (bytes, then) = match socket::receive(self.0, buffer) {
+            Ok(0) => (0, Then::End),
+            Ok(bytes) if bytes == buffer.len() || self.0.had_urgent_data() => (bytes, Then::Unknown),
+            // A short read says that there is no more, and if FIN had come before, that these are
+            // the last bytes.
+            Ok(bytes) if self.0.has_ended() => (bytes, Then::End),
+            Ok(bytes) => (bytes, Then::Dry),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => (0, Then::Dry),
+            Err(error) if error.kind() == ErrorKind::Interrupted => (0, Then::Unknown),
+            Err(error) => return Err(error),
+        };
+        if then == Then::Dry {
+            self.0.mark_dry();
+        }
+        Ok(Received { bytes, then })
+    }
+
+    fn send(&mut self, bytes: &[u8], more: bool) -> io::Result<usize> {
+        if !self.0.is_writable() {
+            return Ok(0);
+        }
+        room(self.0, socket::send(self.0, bytes, more))
+    }
+
+    fn flush(&mut self) -> io::Result<bool> {
+        Ok(true)
+    }
+
+    fn finish(&mut self, last: bool) -> io::Result<bool> {
+        // The close that is next carries the FIN.
+        if !last {
+            self.0.get_ref().shutdown(Shutdown::Write)?;
+        }
+        Ok(true)
+    }
+}
+
+/// What a write to a socket came to: bytes that it took, 0 if it has no room for now.
+pub fn room(socket: &Watched<TcpStream>, written: io::Result<usize>) -> io::Result<usize> {
+    match written {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => socket.mark_full().map(|()| 0),
+        Err(error) if error.kind() == ErrorKind::Interrupted => Ok(0),
+        written => written,
+    }
+}
