@@ -302,6 +302,8 @@ async fn connect(
     let deadline = events.now() + pool.connect_timeout;
     let first = relay.first();
     let socket = events.hold(socket::connect(address, pool.source, !first.is_empty())?);
+    // Whatever it is going to send, it comes by an event.
+    socket.mark_dry();
     if !first.is_empty() {
         // On a quick network the handshake is over by now.
         match socket::send(&socket, first, false) {

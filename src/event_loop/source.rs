@@ -62,7 +62,7 @@ pub(super) struct Sources {
 
 impl Sources {
     fn add(&mut self, task: Task) -> u32 {
-        let ready = Ready::WRITABLE;
+        let ready = Ready(Ready::READABLE.0 | Ready::WRITABLE.0);
         let place = self.vacant.pop().unwrap_or_else(|| {
             self.places.push(Source { generation: 0, task, ready, asks_to_write: false });
             u32::try_from(self.places.len() - 1).expect("fewer sockets than descriptors")
@@ -102,7 +102,7 @@ impl Sources {
 /// What a socket is first watched for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
-    /// Something to read. It counts as writable until a write finds otherwise.
+    /// Something to read. Room to write only after a write has found none.
     Read,
     /// Something to read, or room to write, of which there is none yet.
     ReadWrite,
@@ -123,15 +123,16 @@ pub struct Watched<S: AsFd> {
 
 impl EventLoop {
     /// Holds a socket for the task that is running, which is to watch it before it waits for it. It
-    /// counts as dry, and as having room.
+    /// counts as having bytes and room until a read or a write finds otherwise.
     pub fn hold<S: AsFd>(self: &Rc<Self>, socket: S) -> Watched<S> {
         let place = self.sources.borrow_mut().add(self.current());
         Watched { socket, place, events: Rc::clone(self) }
     }
 
-    /// Watches a socket for the task that is running. See [`Watched::watch`].
+    /// Watches a socket, which counts as dry, for the task that is running. See [`Watched::watch`].
     pub fn watch<S: AsFd>(self: &Rc<Self>, socket: S, interest: Interest) -> io::Result<Watched<S>> {
         let held = self.hold(socket);
+        held.mark_dry();
         held.watch(interest)?;
         Ok(held)
     }
@@ -145,7 +146,7 @@ fn flags(writing: bool) -> EpollFlags {
 
 impl<S: AsFd> Watched<S> {
     /// Begins to watch. Should there be something to read already, the next turn of the loop finds
-    /// that out.
+    /// that out, even if the socket counts as dry.
     ///
     /// Fails if the kernel is short of memory, or of watches (`fs.epoll.max_user_watches`).
     pub fn watch(&self, interest: Interest) -> io::Result<()> {
