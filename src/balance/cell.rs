@@ -46,6 +46,16 @@ impl Load {
     }
 }
 
+impl std::ops::BitOr for Load {
+    type Output = Self;
+
+    /// Has a weight if either has one; how much of it, and the connections, mean nothing.
+    #[inline]
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
 /// Effective weight and active connections of one backend.
 #[derive(Debug, Default)]
 pub struct Cell(AtomicU64);

@@ -78,13 +78,17 @@ impl Maglev {
 
     /// The first slot that `accept` takes, from the client's entry on through the whole table:
     /// for when [`Maglev::find`] has found none. Takes up to a tenth of a millisecond.
+    #[inline]
     pub fn walk(&self, client: u64, mut accept: impl FnMut(usize) -> bool) -> Option<usize> {
         let (before, after) = self.0.split_at(entry(mix(client)).min(self.0.len()));
-        let mut last = usize::MAX;
-        after.iter().chain(before).map(|&slot| usize::from(slot)).find(|&slot| {
-            let again = std::mem::replace(&mut last, slot) == slot;
-            !again && accept(slot)
-        })
+        for entries in [after, before] {
+            for &slot in entries {
+                if accept(usize::from(slot)) {
+                    return Some(usize::from(slot));
+                }
+            }
+        }
+        None
     }
 }
 

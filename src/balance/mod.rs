@@ -131,7 +131,29 @@ impl Group {
 
     /// Whether any slot is up that is not among `tried`, full or not.
     pub fn has_candidate(&self, tried: &[u16]) -> bool {
-        (0..self.limits.len()).any(|slot| self.is_up(slot, self.cell(slot).load(), tried))
+        self.any_with_weight(|slot, load| self.is_up(slot, load, tried))
+    }
+
+    /// Whether `ask` says yes to any slot that has a weight, which it is asked about in order.
+    ///
+    /// For when nearly all are down: those are passed over several at a time.
+    #[inline]
+    fn any_with_weight(&self, mut ask: impl FnMut(usize, Load) -> bool) -> bool {
+        let mut slot = 0;
+        for block in &self.blocks {
+            for cells in block.cells().as_chunks::<8>().0 {
+                if cells.iter().fold(Load::NOTHING, |all, cell| all | cell.load()).weight() != 0 {
+                    for (slot, cell) in (slot..self.limits.len()).zip(cells) {
+                        let load = cell.load();
+                        if load.weight() != 0 && ask(slot, load) {
+                            return true;
+                        }
+                    }
+                }
+                slot += cells.len();
+            }
+        }
+        false
     }
 
     #[inline]
@@ -152,8 +174,8 @@ impl Group {
         loop {
             let mut look = Look::new(self, request);
             let found = wheel
-                .next(from, |slot, position| look.accepts(slot, position.wrapping_mul(GOLDEN)))
-                .or_else(|| wheel.next(from, |slot, _| look.accepts_ramping(slot)));
+                .near(from, |slot, position| look.accepts(slot, position.wrapping_mul(GOLDEN)))
+                .or_else(|| self.next_of_all(wheel, from, &mut look));
             let Some((position, slot)) = found else {
                 return Err(look.refusal());
             };
@@ -170,15 +192,37 @@ impl Group {
         }
     }
 
+    /// The place of the usable slot that is next on the wheel, or, if all are ramping and it is the
+    /// turn of none, the next of any. The work is one look per slot, however long the wheel.
+    #[cold]
+    fn next_of_all(&self, wheel: &Wheel, from: u64, look: &mut Look<'_>) -> Option<(u64, usize)> {
+        let (mut next, mut next_ramping) = (None, None);
+        self.any_with_weight(|slot, load| {
+            if look.usable(slot, load)
+                && let Some(position) = wheel.next_of(slot, from)
+            {
+                let before = |other: Option<(u64, usize)>| other.is_none_or(|(p, _)| position < p);
+                if before(next_ramping) {
+                    next_ramping = Some((position, slot));
+                }
+                if before(next) && look.has_turn(slot, load, position.wrapping_mul(GOLDEN)) {
+                    next = Some((position, slot));
+                }
+            }
+            false
+        });
+        next.or(next_ramping)
+    }
+
     fn least_loaded(&self, request: &Request<'_>) -> Result<usize, Unavailable> {
         loop {
             // Beginning after the last choice makes equals take turns.
             let first = self.cursor.load(Ordering::Relaxed) as usize;
             let first = if first < self.limits.len() { first } else { 0 };
             let mut look = Look::new(self, request);
-            let mut best = Best { slot: 0, load: Load::NOTHING };
-            self.scan(first..self.limits.len(), &mut look, &mut best);
-            self.scan(0..first, &mut look, &mut best);
+            let best = Best::new(0, Load::NOTHING);
+            let best = self.scan(first..self.limits.len(), &mut look, best);
+            let best = self.scan(0..first, &mut look, best);
             if best.load == Load::NOTHING {
                 return Err(look.refusal());
             }
@@ -189,32 +233,40 @@ impl Group {
         }
     }
 
-    /// Makes `best` the least loaded of itself and the usable slots of `range`.
-    fn scan(&self, range: Range<usize>, look: &mut Look<'_>, best: &mut Best) {
+    /// The least loaded of `best` and the usable slots of `range`.
+    fn scan(&self, range: Range<usize>, look: &mut Look<'_>, mut best: Best) -> Best {
         let mut slot = range.start;
         while slot < range.end {
             let first = slot % Block::CELLS;
             let count = (Block::CELLS - first).min(range.end - slot);
             let cells = &self.blocks[slot / Block::CELLS].cells()[first..first + count];
-            for (slot, cell) in (slot..).zip(cells) {
-                let load = cell.load();
-                if load.less_loaded_than(best.load) && look.usable(slot, load) {
-                    *best = Best { slot, load };
+            // Nearly all are no better: a comparison is half the work if that is all there is to
+            // the loop, which then is unrolled.
+            let (chunks, rest) = cells.as_chunks::<8>();
+            for chunk in chunks {
+                if chunk.iter().any(|cell| best.is_above(cell.load())) {
+                    best.or_one_of(slot, chunk, look);
                 }
+                slot += chunk.len();
             }
-            slot += count;
+            best.or_one_of(slot, rest, look);
+            slot += rest.len();
         }
+        best
     }
 
     fn better_of_two(&self, wheel: &Wheel, request: &Request<'_>) -> Result<usize, Unavailable> {
         let mut entropy = request.entropy;
         loop {
-            let mut draw = || {
+            let mut random = || {
                 entropy = entropy.wrapping_add(GOLDEN);
-                self.draw(wheel, mix(entropy), request)
+                mix(entropy)
             };
-            let first = draw()?;
-            let second = draw()?;
+            let draws = [(); 2].map(|()| self.draw(wheel, random(), request));
+            let [first, second] = match draws {
+                [Some(first), Some(second)] => [first, second],
+                _ => self.draw_two_of_all(random(), request)?,
+            };
             let (one, other) = (self.cell(first).load(), self.cell(second).load());
             // Without the "+ 1" that least connections has: between idle backends the first draw
             // stands, so that the shares stay those of the weights.
@@ -227,29 +279,46 @@ impl Group {
         }
     }
 
-    /// A usable slot, by weight. After some misses, the next one from where the last draw fell.
-    fn draw(
-        &self,
-        wheel: &Wheel,
-        entropy: u64,
-        request: &Request<'_>,
-    ) -> Result<usize, Unavailable> {
-        const DRAWS: u64 = 8;
+    /// A usable slot, by weight; nothing after some misses.
+    fn draw(&self, wheel: &Wheel, entropy: u64, request: &Request<'_>) -> Option<usize> {
+        const DRAWS: u64 = 32;
+        if wheel.is_empty() {
+            return None;
+        }
         let mut look = Look::new(self, request);
-        let mut position = entropy;
-        if !wheel.is_empty() {
-            for draw in 0..DRAWS {
-                position = mix(entropy ^ draw);
-                let slot = wheel.at(position >> 8);
-                if look.accepts(slot, position << 32) {
-                    return Ok(slot);
+        (0..DRAWS).find_map(|draw| {
+            let position = mix(entropy ^ draw);
+            let slot = wheel.at(position >> 8);
+            look.accepts(slot, position << 32).then_some(slot)
+        })
+    }
+
+    /// Two draws, by weight, of all usable slots, in one walk: for when [`Group::draw`] misses.
+    #[cold]
+    fn draw_two_of_all(
+        &self,
+        mut entropy: u64,
+        request: &Request<'_>,
+    ) -> Result<[usize; 2], Unavailable> {
+        let mut look = Look::new(self, request);
+        let mut drawn = [0; 2];
+        let mut sum = 0;
+        self.any_with_weight(|slot, load| {
+            if look.usable(slot, load) {
+                let weight = u64::from(load.weight().min(self.configured[slot]));
+                sum += weight;
+                // Who comes later takes the draw with the chance weight / sum; what is left to
+                // those before is in proportion to their weights, too.
+                for drawn in &mut drawn {
+                    entropy = entropy.wrapping_add(GOLDEN);
+                    if (u128::from(mix(entropy)) * u128::from(sum)) >> 64 < u128::from(weight) {
+                        *drawn = slot;
+                    }
                 }
             }
-        }
-        match wheel.next(position >> 8, |slot, _| look.accepts_ramping(slot)) {
-            Some((_, slot)) => Ok(slot),
-            None => Err(look.refusal()),
-        }
+            false
+        });
+        if sum == 0 { Err(look.refusal()) } else { Ok(drawn) }
     }
 
     fn by_hash(&self, maglev: &Maglev, request: &Request<'_>) -> Result<usize, Unavailable> {
@@ -258,8 +327,11 @@ impl Group {
             let found =
                 maglev.find(request.client, |slot, hash| look.accepts(slot, hash)).or_else(|| {
                     // The walk is long: not for nothing.
-                    let any = (0..self.limits.len()).any(|slot| look.accepts_ramping(slot));
-                    any.then(|| maglev.walk(request.client, |slot| look.accepts_ramping(slot)))?
+                    let any = self.any_with_weight(|slot, load| look.usable(slot, load));
+                    any.then(|| {
+                        maglev
+                            .walk(request.client, |slot| look.usable(slot, self.cell(slot).load()))
+                    })?
                 });
             let Some(slot) = found else {
                 return Err(look.refusal());
@@ -275,6 +347,35 @@ impl Group {
 struct Best {
     slot: usize,
     load: Load,
+    /// `active + 1` and the weight of `load`, as [`Load::less_loaded_than`] needs them.
+    next_active: u64,
+    weight: u64,
+}
+
+impl Best {
+    #[inline]
+    fn new(slot: usize, load: Load) -> Self {
+        let (next_active, weight) = (u64::from(load.active()) + 1, u64::from(load.weight()));
+        Self { slot, load, next_active, weight }
+    }
+
+    /// [`Load::less_loaded_than`].
+    #[inline]
+    fn is_above(&self, load: Load) -> bool {
+        (u64::from(load.active()) + 1) * self.weight < self.next_active * u64::from(load.weight())
+    }
+
+    /// Becomes the least loaded of itself and the usable ones of `cells`, which are those from
+    /// `slot` on.
+    #[inline]
+    fn or_one_of(&mut self, slot: usize, cells: &[Cell], look: &mut Look<'_>) {
+        for (slot, cell) in (slot..).zip(cells) {
+            let load = cell.load();
+            if self.is_above(load) && look.usable(slot, load) {
+                *self = Self::new(slot, load);
+            }
+        }
+    }
 }
 
 /// One pick's view of the candidates; remembers whether any was refused only for being full.
@@ -307,16 +408,15 @@ impl<'a> Look<'a> {
     #[inline]
     fn accepts(&mut self, slot: usize, chance: u64) -> bool {
         let load = self.group.cell(slot).load();
-        let configured = self.group.configured[slot];
-        self.usable(slot, load)
-            && (load.weight() >= configured
-                || (chance >> 32) * u64::from(configured) < u64::from(load.weight()) << 32)
+        self.usable(slot, load) && self.has_turn(slot, load, chance)
     }
 
-    /// The same for when only ramping backends are left.
-    fn accepts_ramping(&mut self, slot: usize) -> bool {
-        let load = self.group.cell(slot).load();
-        self.usable(slot, load)
+    /// Whether a slot with this load has its full weight or `chance` is within its share.
+    #[inline]
+    fn has_turn(&self, slot: usize, load: Load, chance: u64) -> bool {
+        let configured = self.group.configured[slot];
+        load.weight() >= configured
+            || (chance >> 32) * u64::from(configured) < u64::from(load.weight()) << 32
     }
 
     fn refusal(&self) -> Unavailable {

@@ -141,6 +141,51 @@ fn a_ramping_backend_gets_its_share() {
     }
 }
 
+/// A thousand, of which only these slots have a weight; the others count with 100 in the shares.
+fn sparse(policy: Policy, up: &[(usize, u16)]) -> Group {
+    let mut seats = vec![(100, 0); 1_000];
+    for &(slot, weight) in up {
+        seats[slot].0 = weight;
+    }
+    let group = group(policy, &seats);
+    for slot in (0..1_000).filter(|slot| up.iter().all(|(up, _)| up != slot)) {
+        group.cell(slot).set_weight(0);
+    }
+    group
+}
+
+#[test]
+fn the_last_few_of_many_keep_their_shares() {
+    // Neighbours on the wheel: the next from a random place would nearly always be the first.
+    let up = [(500, 100), (501, 300), (502, 100)];
+    for (policy, tolerance) in [(Policy::RoundRobin, 0), (Policy::Random, 250)] {
+        let group = sparse(policy, &up);
+        let counts = counts(&group, 10_000);
+        for (slot, due) in [(500, 2_000u64), (501, 6_000), (502, 2_000)] {
+            assert!(counts[slot].abs_diff(due) <= tolerance, "{policy:?}: {:?}", &counts[500..503]);
+        }
+        group.cell(500).set_weight(50 * WEIGHT_ONE);
+        let counts = self::counts(&group, 9_000);
+        if policy == Policy::Random {
+            assert!(
+                counts[500].abs_diff(1_000) < 200,
+                "half of its weight: {:?}",
+                &counts[500..503]
+            );
+        }
+    }
+}
+
+#[test]
+fn the_less_loaded_of_the_last_two_is_drawn() {
+    let group = sparse(Policy::Random, &[(0, 100), (999, 100)]);
+    for n in 0..1_000 {
+        group.pick(&request(n)).unwrap();
+    }
+    let held = [0, 999].map(|slot| group.cell(slot).load().active());
+    assert!(held.iter().all(|active| (490..=510).contains(active)), "{held:?}");
+}
+
 /// Half of a thousand backends flap in another thread while this one picks: the steady half must
 /// stay within one of each other.
 #[test]
@@ -170,6 +215,40 @@ fn shares_stay_exact_while_half_the_pool_flaps() {
 }
 
 proptest! {
+    /// Whatever is up, near or far: round robin takes the next of it on the wheel, and least
+    /// connections the first of the least loaded from where it was.
+    #[test]
+    fn the_next_and_the_least_are_found(
+        slots in prop::collection::vec((0u16..4, prop::bool::weighted(0.1), 0u32..3), 1..300),
+        from in 0u64..1_000,
+    ) {
+        let seats: Vec<_> = slots.iter().map(|&(weight, ..)| (weight, 0)).collect();
+        for policy in [Policy::RoundRobin, Policy::LeastConnections] {
+            let group = group(policy, &seats);
+            for (slot, &(_, up, active)) in slots.iter().enumerate() {
+                (0..active).for_each(|_| _ = group.cell(slot).lease(0));
+                if !up {
+                    group.cell(slot).set_weight(0);
+                }
+            }
+            group.cursor.store(from, Ordering::Relaxed);
+            let loads: Vec<_> = (0..slots.len()).map(|slot| group.cell(slot).load()).collect();
+            let expected = if let Chooser::RoundRobin(wheel) = &group.chooser {
+                (from..from + wheel.len())
+                    .map(|position| wheel.at(position))
+                    .find(|&slot| loads[slot].weight() > 0)
+            } else {
+                let first = if (from as usize) < slots.len() { from as usize } else { 0 };
+                let in_order = (first..slots.len()).chain(0..first);
+                in_order.clone().find(|&slot| {
+                    loads[slot].weight() > 0
+                        && in_order.clone().all(|other| !loads[other].less_loaded_than(loads[slot]))
+                })
+            };
+            prop_assert_eq!(group.pick(&request(0)).ok(), expected);
+        }
+    }
+
     /// Whatever the weights, limits and history: a lease never goes to a backend of weight 0 or
     /// above its limit, and a pick fails only if there was no other.
     #[test]

@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, VecDeque};
 /// divisor, are scaled down to it; the error of a share is then below 1/131072.
 pub const LONGEST: u64 = 1 << 17;
 
-/// How far [`Wheel::next`] looks entry by entry before it asks each backend for its next place.
-const STEPS: u64 = 128;
+/// How far [`Wheel::near`] looks. Beyond, it is cheaper to ask each backend for its next place.
+const STEPS: u64 = 64;
 
 /// A sequence of slots in which each occurs as often as its weight says.
 #[derive(Debug)]
@@ -64,11 +64,11 @@ impl Wheel {
         usize::from(self.turn[(position % self.len()) as usize])
     }
 
-    /// The first position from `from` on, within one turn, whose slot `accept` takes.
+    /// The first of a few positions from `from` on whose slot `accept` takes.
     ///
     /// `accept(slot, position)` may be asked more than once about the same slot.
     #[inline]
-    pub fn next(
+    pub fn near(
         &self,
         from: u64,
         mut accept: impl FnMut(usize, u64) -> bool,
@@ -87,35 +87,22 @@ impl Wheel {
                 place = 0;
             }
         }
-        self.next_by_slot(from, accept)
+        None
     }
 
-    /// The same for a wheel of which nearly everything is refused: the work is one look per slot,
-    /// however long the wheel.
-    #[cold]
-    fn next_by_slot(
-        &self,
-        from: u64,
-        mut accept: impl FnMut(usize, u64) -> bool,
-    ) -> Option<(u64, usize)> {
+    /// The first position from `from` on, within one turn, where `slot` is; none if it has no
+    /// weight.
+    #[inline]
+    pub fn next_of(&self, slot: usize, from: u64) -> Option<u64> {
+        let places = &self.places[self.starts[slot] as usize..self.starts[slot + 1] as usize];
+        let &first = places.first()?;
         let here = (from % self.len()) as u32;
-        let mut best: Option<(u64, usize)> = None;
-        for slot in 0..self.starts.len() - 1 {
-            let places = &self.places[self.starts[slot] as usize..self.starts[slot + 1] as usize];
-            let Some(&first) = places.first() else {
-                continue;
-            };
-            let later = places.partition_point(|&place| place < here);
-            let distance = match places.get(later) {
-                Some(&place) => u64::from(place - here),
-                None => self.len() - u64::from(here - first),
-            };
-            let position = from + distance;
-            if best.is_none_or(|(nearest, _)| position < nearest) && accept(slot, position) {
-                best = Some((position, slot));
-            }
-        }
-        best
+        let later = places.partition_point(|&place| place < here);
+        let distance = match places.get(later) {
+            Some(&place) => u64::from(place - here),
+            None => self.len() - u64::from(here - first),
+        };
+        Some(from + distance)
     }
 }
 
@@ -227,7 +214,7 @@ mod tests {
         let mut counts = [0; 3];
         let mut from = 0;
         for _ in 0..600 {
-            let (position, slot) = wheel.next(from, |slot, _| slot != 1).unwrap();
+            let (position, slot) = wheel.near(from, |slot, _| slot != 1).unwrap();
             counts[slot] += 1;
             from = position + 1;
         }
@@ -237,11 +224,11 @@ mod tests {
     #[test]
     fn a_rare_slot_is_found_far_away() {
         let wheel = Wheel::new(&[60000, 1]);
-        let (position, slot) = wheel.next(0, |slot, _| slot == 1).unwrap();
-        assert_eq!((slot, wheel.at(position)), (1, 1));
-        let (again, _) = wheel.next(position + 1, |slot, _| slot == 1).unwrap();
-        assert_eq!(again - position, wheel.len());
-        assert_eq!(wheel.next(0, |_, _| false), None);
+        assert_eq!(wheel.near(0, |slot, _| slot == 1), None);
+        let position = wheel.next_of(1, 0).unwrap();
+        assert_eq!(wheel.at(position), 1);
+        assert_eq!(wheel.next_of(1, position), Some(position));
+        assert_eq!(wheel.next_of(1, position + 1), Some(position + wheel.len()));
     }
 
     proptest! {
@@ -256,16 +243,15 @@ mod tests {
         fn both_ways_to_the_next_agree(
             weights in prop::collection::vec(0u32..40, 1..12),
             from in 0u64..1_000,
-            accepted in prop::collection::vec(any::<bool>(), 12),
         ) {
             let wheel = Wheel::new(&weights);
-            let accept = |slot: usize, _| accepted[slot];
-            let slow = (0..wheel.len())
-                .map(|step| (from + step, wheel.at(from + step)))
-                .find(|&(_, slot)| accepted[slot]);
-            prop_assert_eq!(wheel.next(from, accept), slow);
-            if !wheel.is_empty() {
-                prop_assert_eq!(wheel.next_by_slot(from, accept), slow);
+            for slot in 0..weights.len() {
+                let mut turn = from..from + wheel.len();
+                let slow = turn.find(|&position| wheel.at(position) == slot);
+                prop_assert_eq!(wheel.next_of(slot, from), slow);
+                let close = slow.filter(|&position| position - from < STEPS);
+                let near = wheel.near(from, |other, _| other == slot);
+                prop_assert_eq!(near, close.map(|position| (position, slot)));
             }
         }
     }
