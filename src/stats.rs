@@ -6,18 +6,21 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A count that one thread adds to and others read.
+/// A count that one thread adds to and others read. With a second that adds, some of it is lost:
+/// hence one for each worker, who counts in none but its own.
 #[derive(Debug, Default)]
 pub struct Count(AtomicU64);
 
 impl Count {
-    /// Adds `n`.
+    /// Adds `n`. Only ever the same thread may do so, or one that is known to have come after.
     #[inline]
     pub fn add(&self, n: u64) {
-        self.0.fetch_add(n, Ordering::Relaxed);
+        // Not `fetch_add`, which is locked: it costs as much as twenty instructions.
+        self.0.store(self.get().wrapping_add(n), Ordering::Relaxed);
     }
 
     /// The count so far.
+    #[inline]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -40,7 +43,7 @@ impl<T: Default> PerWorker<T> {
 }
 
 impl<T> PerWorker<T> {
-    /// That of one worker.
+    /// That of one worker, in which no other may count.
     #[inline]
     pub fn of(&self, worker: usize) -> &T {
         &self.0[worker].0
