@@ -1,7 +1,7 @@
 //! Access records: one line per connection, at its end.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use crate::stats::Reason;
@@ -57,116 +57,226 @@ pub struct Id {
     pub sequence: u64,
 }
 
+/// A key and what precedes it, in text and in JSON: one piece to append, made by the compiler.
+struct Key {
+    text: &'static str,
+    json: &'static str,
+}
+
+/// The key of a value; with `quoted`, of one that has quotes in JSON, up to the first of them.
+macro_rules! key {
+    ($name:literal) => {
+        Key { text: concat!(" ", $name, "="), json: concat!(",\"", $name, "\":") }
+    };
+    (quoted $name:literal) => {
+        Key { text: concat!(" ", $name, "="), json: concat!(",\"", $name, "\":\"") }
+    };
+}
+
 impl Record<'_> {
     /// Appends the record as a line.
     pub fn write(&self, format: Format, line: &mut String) {
-        let mut fields = Fields { line, format, first: true };
-        fields.begin();
-        fields.quoted("time", humantime::format_rfc3339_millis(self.time));
-        fields.text("listener", Some(self.listener));
-        fields.quoted("client", self.client.ip().to_canonical());
-        fields.plain("client_port", self.client.port());
-        for absent in ["server_name", "tls_version", "tls_cipher", "tls_resumed", "alpn"] {
-            fields.text(absent, None);
+        // One allocation at most; only long names and addresses need more.
+        line.reserve(512);
+        let mut fields = Fields { line, format };
+        fields.key(&Key { text: "time=", json: "{\"time\":\"" });
+        fields.display(humantime::format_rfc3339_millis(self.time));
+        fields.quote();
+        fields.text(&key!(quoted "listener"), self.listener);
+        fields.key(&key!(quoted "client"));
+        fields.address(self.client.ip().to_canonical());
+        fields.quote();
+        fields.number(&key!("client_port"), self.client.port().into());
+        fields.absent(concat!(
+            ",\"server_name\":null,\"tls_version\":null,\"tls_cipher\":null",
+            ",\"tls_resumed\":null,\"alpn\":null",
+        ));
+        match self.pool {
+            Some(pool) => fields.text(&key!(quoted "pool"), pool),
+            None => fields.absent(",\"pool\":null"),
         }
-        fields.text("pool", self.pool);
-        fields.text("backend", self.backend);
-        fields.plain("attempts", self.attempts);
-        fields.plain("queue_ms", millis(self.queue));
+        match self.backend {
+            Some(backend) => fields.text(&key!(quoted "backend"), backend),
+            None => fields.absent(",\"backend\":null"),
+        }
+        fields.number(&key!("attempts"), self.attempts.into());
+        fields.millis(&key!("queue_ms"), self.queue);
         match self.connect {
-            Some(connect) => fields.plain("connect_ms", millis(connect)),
-            None => fields.text("connect_ms", None),
+            Some(connect) => fields.millis(&key!("connect_ms"), connect),
+            None => fields.absent(",\"connect_ms\":null"),
         }
-        fields.text("handshake_ms", None);
-        fields.plain("duration_ms", millis(self.duration));
-        fields.plain("bytes_in", self.bytes_in);
-        fields.plain("bytes_out", self.bytes_out);
-        fields.text("reason", Some(self.reason.name()));
+        fields.absent(",\"handshake_ms\":null");
+        fields.millis(&key!("duration_ms"), self.duration);
+        fields.number(&key!("bytes_in"), self.bytes_in);
+        fields.number(&key!("bytes_out"), self.bytes_out);
+        fields.key(&key!(quoted "reason"));
+        fields.line.push_str(self.reason.name());
+        fields.quote();
         let Id { started, worker, sequence } = self.id;
-        fields.quoted("id", format_args!("{started:x}-{worker:x}-{sequence:x}"));
-        fields.end();
+        fields.key(&key!(quoted "id"));
+        hexadecimal(fields.line, started);
+        fields.line.push('-');
+        hexadecimal(fields.line, worker as u64);
+        fields.line.push('-');
+        hexadecimal(fields.line, sequence);
+        fields.line.push_str(match format {
+            Format::Json => "\"}\n",
+            Format::Text => "\n",
+        });
     }
 }
 
-/// Milliseconds, to the microsecond.
-fn millis(duration: Duration) -> impl std::fmt::Display {
-    let micros = duration.as_micros();
-    std::fmt::from_fn(move |f| write!(f, "{}.{:03}", micros / 1_000, micros % 1_000))
+/// The numbers below 1,000, three digits each.
+static DECIMAL: &str = ascii(&table::<3_000>(3, 10));
+/// The numbers below 256, two hexadecimal digits each.
+static HEX: &str = ascii(&table::<512>(2, 16));
+
+/// All numbers of `width` digits, in order.
+const fn table<const LENGTH: usize>(width: usize, base: usize) -> [u8; LENGTH] {
+    let mut table = [0; LENGTH];
+    let mut last = LENGTH;
+    while last > 0 {
+        let mut number = (last - 1) / width;
+        let mut at = last;
+        while at > last - width {
+            at -= 1;
+            table[at] = b"0123456789abcdef"[number % base];
+            number /= base;
+        }
+        last -= width;
+    }
+    table
+}
+
+const fn ascii(table: &'static [u8]) -> &'static str {
+    match std::str::from_utf8(table) {
+        Ok(text) => text,
+        Err(_) => panic!("digits are ASCII"),
+    }
+}
+
+/// Appends the lower three digits. Pieces of a table need neither a loop nor a proof that they
+/// are UTF-8: this takes a fraction of what `core::fmt` does.
+#[inline]
+fn three_digits(line: &mut String, number: u64) {
+    let at = (number % 1_000) as usize * 3;
+    line.push_str(&DECIMAL[at..at + 3]);
+}
+
+fn decimal(line: &mut String, number: u64) {
+    if number >= 1_000 {
+        decimal(line, number / 1_000);
+        return three_digits(line, number);
+    }
+    let zeroes = usize::from(number < 100) + usize::from(number < 10);
+    let at = number as usize * 3;
+    line.push_str(&DECIMAL[at + zeroes..at + 3]);
+}
+
+fn hexadecimal(line: &mut String, number: u64) {
+    let at = (number % 256) as usize * 2;
+    if number >= 256 {
+        hexadecimal(line, number / 256);
+        return line.push_str(&HEX[at..at + 2]);
+    }
+    line.push_str(&HEX[at + usize::from(number < 16)..at + 2]);
+}
+
+/// Whether JSON takes the text as it is, which is all that is looked for in the usual case.
+fn is_plain(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\')
 }
 
 struct Fields<'a> {
     line: &'a mut String,
     format: Format,
-    first: bool,
 }
 
 impl Fields<'_> {
-    fn begin(&mut self) {
-        if self.format == Format::Json {
-            self.line.push('{');
-        }
-    }
-
-    fn end(&mut self) {
+    #[inline]
+    fn key(&mut self, key: &Key) {
         self.line.push_str(match self.format {
-            Format::Json => "}\n",
-            Format::Text => "\n",
+            Format::Json => key.json,
+            Format::Text => key.text,
         });
     }
 
-    fn key(&mut self, key: &str) {
-        let first = std::mem::replace(&mut self.first, false);
-        match self.format {
-            Format::Json => {
-                self.line.push_str(if first { "\"" } else { ",\"" });
-                self.line.push_str(key);
-                self.line.push_str("\":");
-            }
-            Format::Text => {
-                if !first {
-                    self.line.push(' ');
-                }
-                self.line.push_str(key);
-                self.line.push('=');
-            }
+    /// The end of a value that has quotes in JSON.
+    #[inline]
+    fn quote(&mut self) {
+        if self.format == Format::Json {
+            self.line.push('"');
         }
     }
 
-    /// A value that needs no escaping, and no quotes in JSON.
-    fn plain(&mut self, key: &str, value: impl std::fmt::Display) {
-        self.key(key);
+    /// What is left out of text, as it stands in JSON.
+    #[inline]
+    fn absent(&mut self, json: &str) {
+        if self.format == Format::Json {
+            self.line.push_str(json);
+        }
+    }
+
+    fn display(&mut self, value: impl std::fmt::Display) {
         // Writing to a string cannot fail.
         let _ = write!(self.line, "{value}");
     }
 
-    /// A value that needs no escaping, but quotes in JSON.
-    fn quoted(&mut self, key: &str, value: impl std::fmt::Display) {
-        match self.format {
-            Format::Json => self.plain(key, format_args!("\"{value}\"")),
-            Format::Text => self.plain(key, value),
+    fn number(&mut self, key: &Key, value: u64) {
+        self.key(key);
+        decimal(self.line, value);
+    }
+
+    /// Milliseconds, to the microsecond.
+    fn millis(&mut self, key: &Key, duration: Duration) {
+        self.key(key);
+        let (seconds, micros) = (duration.as_secs(), u64::from(duration.subsec_micros()));
+        if seconds == 0 {
+            decimal(self.line, micros / 1_000);
+        } else {
+            // In two parts, for the product may not fit.
+            decimal(self.line, seconds);
+            three_digits(self.line, micros / 1_000);
+        }
+        self.line.push('.');
+        three_digits(self.line, micros % 1_000);
+    }
+
+    fn address(&mut self, address: IpAddr) {
+        match address {
+            IpAddr::V4(v4) => {
+                for (n, octet) in v4.octets().into_iter().enumerate() {
+                    if n > 0 {
+                        self.line.push('.');
+                    }
+                    decimal(self.line, octet.into());
+                }
+            }
+            IpAddr::V6(v6) => self.display(v6),
         }
     }
 
     /// Any text. A configuration allows no white space or control characters in names, but
     /// quotes and backslashes it does.
-    fn text(&mut self, key: &str, value: Option<&str>) {
-        match (self.format, value) {
-            (Format::Text, None) => {}
-            (Format::Json, None) => self.plain(key, "null"),
-            (Format::Text, Some(value)) => self.plain(key, value),
-            (Format::Json, Some(value)) => {
-                self.key(key);
-                self.line.push('"');
-                for character in value.chars() {
-                    match character {
-                        '"' | '\\' => self.line.extend(['\\', character]),
-                        control if control.is_control() => {
-                            let _ = write!(self.line, "\\u{:04x}", u32::from(control));
-                        }
-                        other => self.line.push(other),
-                    }
+    fn text(&mut self, key: &Key, value: &str) {
+        self.key(key);
+        if self.format == Format::Text || is_plain(value) {
+            self.line.push_str(value);
+        } else {
+            self.escaped(value);
+        }
+        self.quote();
+    }
+
+    #[cold]
+    fn escaped(&mut self, value: &str) {
+        for character in value.chars() {
+            match character {
+                '"' | '\\' => self.line.extend(['\\', character]),
+                control if control.is_control() => {
+                    let _ = write!(self.line, "\\u{:04x}", u32::from(control));
                 }
-                self.line.push('"');
+                other => self.line.push(other),
             }
         }
     }
@@ -174,6 +284,8 @@ impl Fields<'_> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn record() -> Record<'static> {
@@ -239,5 +351,103 @@ mod tests {
         assert_eq!(object["backend"], "app\"1\\");
         assert_eq!(object["client_port"], 4567);
         assert!(object["pool"].is_null() && object["connect_ms"].is_null());
+    }
+
+    /// A number of any length.
+    fn number() -> impl Strategy<Value = u64> {
+        (any::<u64>(), 0u32..64).prop_map(|(bits, shift)| bits >> shift)
+    }
+
+    fn duration() -> impl Strategy<Value = Duration> {
+        (prop_oneof![Just(0), number()], 0u32..1_000_000_000)
+            .prop_map(|(seconds, nanos)| Duration::new(seconds, nanos))
+    }
+
+    proptest! {
+        #[test]
+        fn numbers_are_as_the_library_writes_them(
+            number in prop_oneof![Just(0), Just(u64::MAX), number()],
+        ) {
+            let mut line = String::new();
+            decimal(&mut line, number);
+            line.push(' ');
+            hexadecimal(&mut line, number);
+            line.push(' ');
+            three_digits(&mut line, number);
+            prop_assert_eq!(line, format!("{number} {number:x} {:03}", number % 1_000));
+        }
+
+        #[test]
+        fn names_arrive_whatever_is_in_them(
+            name in prop_oneof![any::<String>(), "[ -~]{0,9}", "[\"\\\\a\\x00-\\x1f\\x7f-\\xa0]{0,9}"],
+        ) {
+            let mut line = String::new();
+            Record { listener: &name, ..record() }.write(Format::Json, &mut line);
+            let parsed: serde_json::Value = serde_json::from_str(&line).unwrap();
+            prop_assert_eq!(parsed["listener"].as_str(), Some(&*name));
+            prop_assert!(!line.trim_end_matches('\n').contains(char::is_control));
+            if name.chars().all(|character| !character.is_control()) {
+                let theirs = format!("\"listener\":{},", serde_json::to_string(&name).unwrap());
+                prop_assert!(line.contains(&theirs), "{line} has no {theirs}");
+            }
+        }
+
+        /// The whole line, as the library's formatting would have it.
+        #[test]
+        fn lines_are_exact(
+            (port, attempts, bits) in (any::<u16>(), any::<u32>(), any::<u128>()),
+            v6 in any::<bool>(),
+            (queue, connect, lasted) in (duration(), proptest::option::of(duration()), duration()),
+            (bytes_in, bytes_out, sequence) in (number(), number(), number()),
+            pool in proptest::option::of("[!-~]{1,9}"),
+        ) {
+            let ip = if v6 {
+                IpAddr::from(bits.to_be_bytes())
+            } else {
+                IpAddr::from((bits as u32).to_be_bytes())
+            };
+            let record = Record {
+                client: SocketAddr::new(ip, port),
+                pool: pool.as_deref(),
+                attempts,
+                queue,
+                connect,
+                duration: lasted,
+                bytes_in,
+                bytes_out,
+                id: Id { started: 0x65, worker: 12, sequence },
+                ..record()
+            };
+            let millis = |duration: Duration| {
+                let micros = duration.as_micros();
+                format!("{}.{:03}", micros / 1_000, micros % 1_000)
+            };
+            let ip = ip.to_canonical();
+            let (queue, lasted) = (millis(queue), millis(lasted));
+            let mut line = String::new();
+            record.write(Format::Text, &mut line);
+            let pool_field = pool.as_ref().map_or_else(String::new, |pool| format!(" pool={pool}"));
+            let connect_field =
+                connect.map_or_else(String::new, |time| format!(" connect_ms={}", millis(time)));
+            prop_assert_eq!(&line, &format!(
+                "time=2023-11-14T22:13:20.123Z listener=web client={ip} client_port={port}{pool_field} \
+                 backend=app\"1\\ attempts={attempts} queue_ms={queue}{connect_field} \
+                 duration_ms={lasted} bytes_in={bytes_in} bytes_out={bytes_out} reason=closed \
+                 id=65-c-{sequence:x}\n"
+            ));
+            line.clear();
+            record.write(Format::Json, &mut line);
+            let pool = serde_json::to_string(&pool).unwrap();
+            let connect = connect.map_or_else(|| "null".to_owned(), millis);
+            prop_assert_eq!(&line, &format!(
+                "{{\"time\":\"2023-11-14T22:13:20.123Z\",\"listener\":\"web\",\"client\":\"{ip}\",\
+                 \"client_port\":{port},\"server_name\":null,\"tls_version\":null,\
+                 \"tls_cipher\":null,\"tls_resumed\":null,\"alpn\":null,\"pool\":{pool},\
+                 \"backend\":\"app\\\"1\\\\\",\"attempts\":{attempts},\"queue_ms\":{queue},\
+                 \"connect_ms\":{connect},\"handshake_ms\":null,\"duration_ms\":{lasted},\
+                 \"bytes_in\":{bytes_in},\"bytes_out\":{bytes_out},\"reason\":\"closed\",\
+                 \"id\":\"65-c-{sequence:x}\"}}\n"
+            ));
+        }
     }
 }
