@@ -82,7 +82,7 @@ fn half_of_a_thousand_backends_flapping_disturbs_neither_the_other_half_nor_the_
                 Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
             }
             if clients.len() > 500 {
-                clients.pop_front().map(reset);
+                clients.pop_front().into_iter().for_each(reset);
             }
             thread::sleep(Duration::from_millis(1));
         }
