@@ -15,6 +15,7 @@ pub mod health;
 pub mod log;
 pub mod metrics;
 pub mod pool;
+pub mod proto;
 pub mod record;
 pub mod relay;
 pub mod snapshot;

@@ -1,0 +1,3 @@
+mod client_hello;
+mod http_head;
+mod laws;

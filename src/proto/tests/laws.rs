@@ -1,0 +1,106 @@
+//! What holds for any bytes whatever. The tests here and `fuzz/` ask the same of the parsers.
+
+use crate::proto::client_hello::{self, ClientHello};
+use crate::proto::http_head::{self, Head, acme_token, location};
+use crate::proto::name::HostName;
+
+/// Lengths of pieces, by chance but always the same for a seed: often 1.
+struct Pieces(u64);
+
+impl Pieces {
+    fn next(&mut self) -> usize {
+        // xorshift64*
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let random = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
+        let longest = 1 << (random % 12);
+        1 + (random >> 8) as usize % longest
+    }
+}
+
+/// Any bytes as the beginning of a connection that should be TLS.
+pub fn client_hello(bytes: &[u8], seed: u64) -> client_hello::Parsed<'_> {
+    use client_hello::{LIMIT, Parsed, Reader, parse};
+    let verdict = parse(bytes);
+    if verdict == Parsed::Incomplete {
+        assert!(bytes.len() < LIMIT, "it waits beyond its limit");
+    }
+    // However it is cut, the verdict is the same; and it falls at one byte, for good.
+    let (mut reader, mut pieces, mut end) = (Reader::new(), Pieces(seed | 1), 0);
+    loop {
+        let now = reader.advance(&bytes[..end]);
+        if now != Parsed::Incomplete || end == bytes.len() {
+            assert_eq!(now, verdict, "cut at {end}");
+            assert_eq!(reader.advance(&bytes[..end]), verdict, "asked again");
+            break;
+        }
+        end = bytes.len().min(end + pieces.next());
+    }
+    if let Parsed::Hello(hello) = &verdict {
+        sound_hello(hello);
+    }
+    verdict
+}
+
+fn sound_hello(hello: &ClientHello<'_>) {
+    if let Some(name) = hello.server_name() {
+        assert_eq!(HostName::parse(name.as_bytes()).expect("a name").as_str(), name);
+        assert!(!hello.is_misnamed());
+    }
+    assert!(hello.protocols().all(|protocol| (1..=255).contains(&protocol.len())));
+    assert!(hello.versions().count() >= 1);
+    assert!(hello.versions().count() <= 127);
+}
+
+/// Any bytes as the beginning of a connection that should be HTTP.
+pub fn http_head(bytes: &[u8], seed: u64) -> http_head::Parsed<'_> {
+    use http_head::{LIMIT, Parsed, Reader};
+    let verdict = Reader::new().advance(bytes);
+    if verdict == Parsed::Incomplete {
+        assert!(bytes.len() < LIMIT, "it waits beyond its limit");
+    }
+    let (mut reader, mut pieces, mut end) = (Reader::new(), Pieces(seed | 1), 0);
+    loop {
+        let now = reader.advance(&bytes[..end]);
+        if now != Parsed::Incomplete || end == bytes.len() {
+            assert_eq!(now, verdict, "cut at {end}");
+            assert_eq!(reader.advance(&bytes[..end]), verdict, "asked again");
+            break;
+        }
+        end = bytes.len().min(end + pieces.next());
+    }
+    if let Parsed::Head(head) = &verdict {
+        sound_head(head);
+    }
+    verdict
+}
+
+fn sound_head(head: &Head<'_>) {
+    assert!(!head.method.is_empty());
+    assert!(head.path.is_empty() || head.path.starts_with('/'));
+    assert!(head.query.is_empty() || head.query.starts_with('?'));
+    assert!(head.host.is_some() || head.minor == 0);
+    if let Some(token) = acme_token(head) {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        assert!((1..=128).contains(&token.len()) && token.chars().all(allowed));
+        assert!(head.path.ends_with(token));
+    }
+    for port in [443, 8443] {
+        let Some(url) = location(head, port) else {
+            assert!(head.host.is_none());
+            continue;
+        };
+        assert!(url.len() <= LIMIT_OF_LOCATION);
+        assert!(url.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"#<>\\".contains(&byte)));
+        let rest = url.strip_prefix("https://").expect("https");
+        let (authority, path) = rest.split_at(rest.find('/').expect("a path"));
+        assert!(authority.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:[]".contains(&b)));
+        assert_eq!(http_head::Host::parse(authority), head.host);
+        assert_eq!(authority.ends_with(":8443") && !authority.ends_with("::8443"), port == 8443);
+        assert!(path.ends_with(&format!("{}{}", head.path, head.query)));
+    }
+}
+
+/// A request, less what it cannot do without, with `https://` and a port.
+const LIMIT_OF_LOCATION: usize = http_head::LIMIT + 32;
