@@ -12,6 +12,7 @@ use lockgate::balance::{Group, Policy, Seat};
 use lockgate::config;
 use lockgate::metrics::Registry;
 use lockgate::pool::{Backend, Endpoint, Pool, Tier, Tried};
+use lockgate::proto::{client_hello, http_head};
 use lockgate::record::{Format, Id, Record};
 use lockgate::stats::{PerWorker, Reason};
 use tokio::sync::mpsc;
@@ -106,7 +107,41 @@ pub fn all() -> Vec<Case> {
             drop(black_box(plan.expect("a valid file")));
         }
     }));
+    cases.extend(first_bytes());
     cases
+}
+
+/// What clients say first: at once, and in the smallest pieces.
+fn first_bytes() -> [Case; 4] {
+    // With a post-quantum key share; cookies and the hints of a browser.
+    const HELLO: &[u8] = include_bytes!("../../tests/corpus/client_hello/like-chrome");
+    const HEAD: &[u8] = include_bytes!("../../tests/corpus/http_head/chrome");
+    let of_hello = |name, step| {
+        Case::new(format!("client_hello/{name}"), 200, move || {
+            move |_| {
+                let mut reader = client_hello::Reader::new();
+                for end in (step..=HELLO.len()).step_by(step) {
+                    black_box(reader.advance(black_box(&HELLO[..end])));
+                }
+            }
+        })
+    };
+    let of_head = |name, step| {
+        Case::new(format!("http_head/{name}"), 200, move || {
+            move |_| {
+                let mut reader = http_head::Reader::new();
+                for end in (step..=HEAD.len()).step_by(step) {
+                    black_box(reader.advance(black_box(&HEAD[..end])));
+                }
+            }
+        })
+    };
+    [
+        of_hello("1763-bytes", HELLO.len()),
+        of_hello("1763-bytes/one-by-one", 1),
+        of_head("756-bytes", HEAD.len()),
+        of_head("756-bytes/one-by-one", 1),
+    ]
 }
 
 /// A pick by each policy, with its lease, which is given back.

@@ -183,7 +183,7 @@ impl Reader {
     fn read<'a>(&mut self, bytes: &'a [u8]) -> Result<Option<Head<'a>>, Refusal> {
         while let Some(&byte) = bytes.get(self.at) {
             let line = bytes.get(self.line..self.at).unwrap_or_default();
-            // Nearly all of a head: what may follow anything but the beginning and the end of a line.
+            // Nearly all of a head: what may stand anywhere but where a line begins or ends.
             if line.last().is_some_and(|&last| last != b'\r') {
                 let rest = bytes.get(self.at..).unwrap_or_default();
                 let end = rest.iter().position(|byte| !matches!(byte, b' '..=b'~'));
