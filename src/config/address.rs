@@ -61,6 +61,19 @@ pub(super) fn parse_source(text: &str) -> Result<IpAddr, Problem> {
     usable(ip)
 }
 
+/// Reads the name of a server, as a client of TLS sends it: lower case, no trailing dot.
+pub(super) fn parse_server_name(text: &str) -> Result<String, Problem> {
+    if text.is_empty() {
+        return Err(Problem::new("a name is missing"));
+    }
+    if text.parse::<IpAddr>().is_ok() {
+        // RFC 6066, section 3.
+        let message = format!("{} is an IP address, which TLS never sends as a name", quote(text));
+        return Err(Problem::new(message));
+    }
+    parse_host_name(text)
+}
+
 enum Host {
     Ip(IpAddr),
     Name(String),
@@ -242,6 +255,20 @@ mod tests {
         ] {
             let message = parse_backend(text).unwrap_err().message;
             assert!(message.contains(part), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn server_names() {
+        assert_eq!(parse_server_name("WWW.Example.COM.").unwrap(), "www.example.com");
+        for (text, message) in [
+            ("", "a name is missing"),
+            ("10.0.0.1", "'10.0.0.1' is an IP address, which TLS never sends as a name"),
+            ("::1", "'::1' is an IP address, which TLS never sends as a name"),
+            ("a:443", "'a:443' is not a host name: ':' is not allowed in one"),
+            ("*.a", "'*.a' is not a host name: '*' is not allowed in one"),
+        ] {
+            assert_eq!(parse_server_name(text).unwrap_err().message, message, "{text}");
         }
     }
 

@@ -22,6 +22,8 @@ pub struct Plan {
     pub admin: Admin,
     /// `[log]`
     pub log: Log,
+    /// `[pair]`
+    pub pair: Pair,
     /// `[[listener]]`, in the order of the file; names are unique, no two binds overlap.
     pub listeners: Vec<Listener>,
     /// `[pool.NAME]`, in the order of the file; names are unique.
@@ -85,6 +87,13 @@ pub enum Format {
     Json,
 }
 
+/// `[pair]`: what two gateways share.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pair {
+    /// File of 32 random bytes or more, the same on both; `None` = nothing is shared.
+    pub secret_file: Option<PathBuf>,
+}
+
 /// `[[listener]]` with `protocol = "tcp"`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listener {
@@ -121,6 +130,8 @@ pub struct Pool {
     pub all_down: AllDown,
     /// Local address to connect from.
     pub source: Option<IpAddr>,
+    /// TLS to the backends; `None` = bytes are passed on as they are.
+    pub tls: Option<PoolTls>,
     /// Active checks; `None` = none.
     pub health: Option<Health>,
     /// What live traffic says; `None` = not listened to (`max_fails = 0`).
@@ -161,6 +172,40 @@ pub enum AllDown {
     Refuse,
     /// Try the backends all the same.
     TryAll,
+}
+
+/// `[pool.NAME.tls]`: what is sent to and expected of backends that speak TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolTls {
+    /// PEM file of the authorities that `verify` trusts; `None` = those of the system.
+    pub ca: Option<PathBuf>,
+    /// Whether a backend has to prove who it is. `false` keeps out who listens, not who intervenes.
+    pub verify: bool,
+    /// The name that is sent, and that the certificate has to be for.
+    pub sni: Sni,
+    /// What the backends see of us; `None` = no client certificate.
+    pub client_certificate: Option<Certificate>,
+}
+
+/// `sni` of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sni {
+    /// The host name in the backend's address. A backend that is addressed by IP is sent no name
+    /// (RFC 6066, section 3), and its certificate has to be for that IP.
+    Backend,
+    /// `client`: what the client asked for; where it asked for nothing, as `Backend`.
+    Client,
+    /// This one, in lower case and without a trailing dot.
+    Name(String),
+}
+
+/// Files of a certificate chain and its key, both PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// The certificate, and those that lead from it to its authority.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
 }
 
 /// `[[pool.NAME.backend]]`

@@ -56,6 +56,7 @@ pub(super) fn resolve(file: File, errors: &mut Findings) -> Plan {
             http: file.admin.http.or(Some(ADMIN_HTTP)),
         },
         log: file.log,
+        pair: file.pair,
         listeners,
         pools: file.pools.or(Vec::new()).into_iter().map(|typed| pool(typed, errors)).collect(),
     }
@@ -150,6 +151,7 @@ fn pool(typed: Pool, errors: &mut Findings) -> plan::Pool {
         slow_start: typed.slow_start,
         all_down: typed.all_down,
         source: typed.source.or(None),
+        tls: typed.tls,
         health: typed.health,
         passive: typed.passive,
         backends: backends

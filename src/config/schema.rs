@@ -15,6 +15,7 @@ use super::findings::{Findings, Problem, Span, Spanned, quote};
 use super::health;
 use super::plan::{self, Address, AllDown, Balance, Format, Level};
 use super::reader::{Field, Section};
+use super::tls;
 use super::value::{text, unknown_value};
 use super::vocabulary as known;
 
@@ -24,6 +25,7 @@ pub(super) struct File {
     pub(super) runtime: plan::Runtime,
     pub(super) admin: Admin,
     pub(super) log: plan::Log,
+    pub(super) pair: plan::Pair,
     pub(super) listeners: Field<Vec<Listener>>,
     pub(super) pools: Field<Vec<Pool>>,
 }
@@ -59,6 +61,7 @@ pub(super) struct Pool {
     pub(super) slow_start: Duration,
     pub(super) all_down: AllDown,
     pub(super) source: Field<Option<IpAddr>>,
+    pub(super) tls: Option<plan::PoolTls>,
     pub(super) health: Option<plan::Health>,
     pub(super) passive: Option<plan::Passive>,
     pub(super) backends: Field<Vec<Backend>>,
@@ -83,6 +86,7 @@ impl File {
             runtime: file.section_or_empty("runtime", &known::RUNTIME, runtime),
             admin: file.section_or_empty("admin", &known::ADMIN, admin),
             log: file.section_or_empty("log", &known::LOG, log),
+            pair: file.section_or_empty("pair", &known::PAIR, pair),
             listeners: file.sections("listener", &known::LISTENER, listener),
             pools: file.named_sections("pool", &known::POOL, pool),
         }
@@ -122,6 +126,10 @@ fn log(mut section: Section<'_, '_>) -> plan::Log {
     }
 }
 
+fn pair(mut section: Section<'_, '_>) -> plan::Pair {
+    plan::Pair { secret_file: section.parsed("secret_file", optional(parse_file)).or(None) }
+}
+
 fn listener(mut section: Section<'_, '_>) -> Listener {
     // There is one protocol so far, so that nothing is left to remember of it.
     section.parsed("protocol", parse_protocol);
@@ -155,6 +163,7 @@ fn pool(name: Spanned<String>, mut section: Section<'_, '_>) -> Pool {
         slow_start: section.duration_or_zero("slow_start").or(Duration::ZERO),
         all_down: section.choice("all_down", &all_down).or(AllDown::Refuse),
         source: section.parsed("source", optional(parse_source)),
+        tls: section.section("tls", &known::POOL_TLS, tls::pool).value(),
         health: section.section("health", &known::HEALTH, health::health).value(),
         passive: section.section_or_empty("passive", &known::PASSIVE, health::passive),
         backends: section.sections("backend", &known::BACKEND, backend),
@@ -190,6 +199,22 @@ fn parse_protocol(word: &str) -> Result<(), Problem> {
         }
         _ => Err(unknown_value(word, std::iter::once("tcp").chain(LATER))),
     }
+}
+
+/// Reads the path of a file. A relative one stays relative, to where the process was started.
+pub(super) fn parse_file(text: &str) -> Result<PathBuf, Problem> {
+    // PATH_MAX, less the NUL at its end; see path_resolution(7).
+    const MAX_BYTES: usize = 4095;
+    if text.is_empty() {
+        return Err(Problem::new("a path is missing"));
+    }
+    if text.len() > MAX_BYTES {
+        return Err(Problem::new(format!("a path has at most {MAX_BYTES} bytes")));
+    }
+    if text.contains('\0') {
+        return Err(Problem::new("a path cannot hold a NUL character"));
+    }
+    Ok(PathBuf::from(text))
 }
 
 fn parse_socket_path(text: &str) -> Result<PathBuf, Problem> {

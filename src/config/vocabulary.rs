@@ -17,8 +17,8 @@ pub(super) struct Vocabulary {
 /// The sections themselves.
 pub(super) const FILE: Vocabulary = Vocabulary {
     title: "the file",
-    keys: &["runtime", "admin", "log", "listener", "pool"],
-    later: &["pair", "node", "vrrp"],
+    keys: &["runtime", "admin", "log", "pair", "listener", "pool"],
+    later: &["node", "vrrp"],
 };
 
 pub(super) const RUNTIME: Vocabulary = Vocabulary {
@@ -32,6 +32,9 @@ pub(super) const ADMIN: Vocabulary =
 
 pub(super) const LOG: Vocabulary =
     Vocabulary { title: "[log]", keys: &["level", "format", "access"], later: &[] };
+
+pub(super) const PAIR: Vocabulary =
+    Vocabulary { title: "[pair]", keys: &["secret_file"], later: &[] };
 
 pub(super) const LISTENER: Vocabulary = Vocabulary {
     title: "[[listener]]",
@@ -67,11 +70,18 @@ pub(super) const POOL: Vocabulary = Vocabulary {
         "slow_start",
         "all_down",
         "source",
+        "tls",
         "health",
         "passive",
         "backend",
     ],
-    later: &["send_proxy", "tls"],
+    later: &["send_proxy"],
+};
+
+pub(super) const POOL_TLS: Vocabulary = Vocabulary {
+    title: "[pool.NAME.tls]",
+    keys: &["ca", "verify", "sni", "client_cert", "client_key"],
+    later: &[],
 };
 
 pub(super) const HEALTH: Vocabulary = Vocabulary {
@@ -106,8 +116,9 @@ pub(super) const BACKEND: Vocabulary = Vocabulary {
     later: &[],
 };
 
-const SECTIONS: [&Vocabulary; 9] =
-    [&FILE, &RUNTIME, &ADMIN, &LOG, &LISTENER, &POOL, &HEALTH, &PASSIVE, &BACKEND];
+const SECTIONS: [&Vocabulary; 11] = [
+    &FILE, &RUNTIME, &ADMIN, &LOG, &PAIR, &LISTENER, &POOL, &POOL_TLS, &HEALTH, &PASSIVE, &BACKEND,
+];
 
 impl Vocabulary {
     /// Every key that has a meaning here, built or not.
