@@ -30,9 +30,11 @@ pub use plan::Plan;
 pub mod plan;
 
 mod address;
+mod cipher;
 mod diagnostics;
 mod findings;
 mod health;
+mod protocol;
 mod reader;
 mod resolve;
 mod schema;

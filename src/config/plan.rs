@@ -94,21 +94,184 @@ pub struct Pair {
     pub secret_file: Option<PathBuf>,
 }
 
-/// `[[listener]]` with `protocol = "tcp"`.
+/// `[[listener]]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listener {
     /// Unique name.
     pub name: String,
     /// Where it listens; never empty.
     pub bind: Vec<SocketAddr>,
-    /// Index into [`Plan::pools`]; `None` = refuse connections.
+    /// What becomes of a connection.
+    pub protocol: Protocol,
+    /// Index into [`Plan::pools`]; `None` = refuse connections. Always `None` for a redirect, which
+    /// answers by itself.
     pub pool: Option<usize>,
     /// Connections at once on this listener; `None` = no limit of its own.
     pub max_connections: Option<NonZeroU32>,
+    /// Longest time until a client has said what is needed to serve it: its PROXY header,
+    /// ClientHello and TLS handshake, or its request for a redirect.
+    pub client_timeout: Duration,
     /// Longest time without a byte in either direction.
     pub idle_timeout: Duration,
     /// Longest time without a byte after one side has sent FIN.
     pub half_close_timeout: Duration,
+}
+
+/// `protocol` of a listener, with what only this protocol has a use for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// `tcp`: bytes are passed on as they are.
+    Tcp,
+    /// `tls`: decrypted here.
+    Tls(Box<ServerTls>),
+    /// `tls_passthrough`: the ClientHello is read, the bytes are passed on as they are.
+    TlsPassthrough,
+    /// `redirect`: HTTP is answered with the way to HTTPS.
+    Redirect(Redirect),
+}
+
+impl Protocol {
+    /// The name as written in a configuration.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Tls(_) => "tls",
+            Self::TlsPassthrough => "tls_passthrough",
+            Self::Redirect(_) => "redirect",
+        }
+    }
+}
+
+/// `[listener.tls]`: how clients are decrypted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerTls {
+    /// 1 to 10,000, no `cert` twice. Chosen by the name that a client asks for; the first is the
+    /// default.
+    pub certificates: Vec<Certificate>,
+    /// Refuse a client that asks for a name which no certificate covers.
+    pub strict_sni: bool,
+    /// The least version that is spoken.
+    pub min_version: TlsVersion,
+    /// The suites that are offered, the best first, none twice; empty = the recommended ones. One
+    /// at least is of `min_version` or above.
+    pub ciphers: Vec<CipherSuite>,
+    /// Protocols that are agreed upon, the best first, none twice, each of 1 to 255 bytes; empty =
+    /// ALPN is not answered.
+    pub alpn: Vec<String>,
+    /// Certificates of clients; `None` = not asked for.
+    pub client_auth: Option<ClientAuth>,
+    /// DER file with the OCSP response to staple.
+    pub ocsp: Option<PathBuf>,
+    /// Let clients resume their sessions.
+    pub tickets: bool,
+}
+
+/// `client_auth`, when it is not `none`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientAuth {
+    /// Refuse clients without a certificate. A wrong one is refused either way.
+    pub required: bool,
+    /// PEM file of the authorities whose certificates are accepted.
+    pub ca: PathBuf,
+    /// File of the certificates that these have revoked.
+    pub crl: Option<PathBuf>,
+}
+
+/// `min_version`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    /// `1.2`, RFC 5246
+    Tls12,
+    /// `1.3`, RFC 8446
+    Tls13,
+}
+
+impl fmt::Display for TlsVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tls12 => "1.2",
+            Self::Tls13 => "1.3",
+        })
+    }
+}
+
+/// A cipher suite, of those that are still recommended (RFC 9325, section 4.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CipherSuite {
+    /// `TLS_AES_128_GCM_SHA256`
+    Aes128GcmSha256,
+    /// `TLS_AES_256_GCM_SHA384`
+    Aes256GcmSha384,
+    /// `TLS_CHACHA20_POLY1305_SHA256`
+    Chacha20Poly1305Sha256,
+    /// `TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256`
+    EcdheEcdsaAes128GcmSha256,
+    /// `TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384`
+    EcdheEcdsaAes256GcmSha384,
+    /// `TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256`
+    EcdheEcdsaChacha20Poly1305Sha256,
+    /// `TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256`
+    EcdheRsaAes128GcmSha256,
+    /// `TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384`
+    EcdheRsaAes256GcmSha384,
+    /// `TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256`
+    EcdheRsaChacha20Poly1305Sha256,
+}
+
+impl CipherSuite {
+    /// The one version that has this suite.
+    pub fn version(self) -> TlsVersion {
+        match self {
+            Self::Aes128GcmSha256 | Self::Aes256GcmSha384 | Self::Chacha20Poly1305Sha256 => {
+                TlsVersion::Tls13
+            }
+            Self::EcdheEcdsaAes128GcmSha256
+            | Self::EcdheEcdsaAes256GcmSha384
+            | Self::EcdheEcdsaChacha20Poly1305Sha256
+            | Self::EcdheRsaAes128GcmSha256
+            | Self::EcdheRsaAes256GcmSha384
+            | Self::EcdheRsaChacha20Poly1305Sha256 => TlsVersion::Tls12,
+        }
+    }
+
+    /// Its name in IANA's registry.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Aes128GcmSha256 => "TLS_AES_128_GCM_SHA256",
+            Self::Aes256GcmSha384 => "TLS_AES_256_GCM_SHA384",
+            Self::Chacha20Poly1305Sha256 => "TLS_CHACHA20_POLY1305_SHA256",
+            Self::EcdheEcdsaAes128GcmSha256 => "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+            Self::EcdheEcdsaAes256GcmSha384 => "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+            Self::EcdheEcdsaChacha20Poly1305Sha256 => {
+                "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"
+            }
+            Self::EcdheRsaAes128GcmSha256 => "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+            Self::EcdheRsaAes256GcmSha384 => "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+            Self::EcdheRsaChacha20Poly1305Sha256 => "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+        }
+    }
+}
+
+impl fmt::Display for CipherSuite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// `protocol = "redirect"`: a 301 to HTTPS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    /// Who answers below `/.well-known/acme-challenge/`; `None` = redirected as everything else.
+    pub challenges: Option<Challenges>,
+}
+
+/// `acme_dir` or `acme_pool`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Challenges {
+    /// `acme_dir`: the files in this directory.
+    Directory(PathBuf),
+    /// `acme_pool`: a pool, by its index into [`Plan::pools`].
+    Pool(usize),
 }
 
 /// `[pool.NAME]`

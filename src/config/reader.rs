@@ -3,6 +3,9 @@
 //! A [`Section`] reports the keys that do not belong into it when it is opened, and each value that
 //! is not what its key asks for when it is taken. It never stops at either.
 
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::Hash;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -164,20 +167,61 @@ impl<'a, 'text> Section<'a, 'text> {
         let Some((value, span)) = self.take(key) else {
             return self.absent();
         };
-        let elements = match value {
-            DeValue::Array(array) if array.is_empty() => {
-                self.errors.wrong(span, format!("{key}: must not be empty"));
-                return Field::Wrong;
-            }
-            DeValue::Array(array) => array.iter().map(|e| (e.get_ref(), e.span().into())).collect(),
-            single => vec![(single, span)],
-        };
+        let elements = elements(value, span);
+        if elements.is_empty() {
+            self.errors.wrong(span, format!("{key}: must not be empty"));
+            return Field::Wrong;
+        }
         let mut values = Vec::with_capacity(elements.len());
         for (element, span) in elements {
             match convert(element) {
                 Ok(value) => values.push(Spanned { value, span }),
                 Err(problem) => self.errors.problem(span, key, problem),
             }
+        }
+        Field::Given(Spanned { value: values, span })
+    }
+
+    /// A list of up to `most` texts that `parse` makes something of, or a single such text. It may
+    /// be empty; no two of its elements are the same.
+    pub(super) fn distinct<T: Clone + Eq + Hash + fmt::Display>(
+        &mut self,
+        key: &'static str,
+        most: usize,
+        mut parse: impl FnMut(&str) -> Result<T, Problem>,
+    ) -> Field<Vec<T>> {
+        let Some((value, span)) = self.take(key) else {
+            return self.absent();
+        };
+        let elements = elements(value, span);
+        if elements.len() > most {
+            self.errors.wrong(span, format!("{key}: {} are more than {most}", elements.len()));
+            return Field::Wrong;
+        }
+        let mut values = Vec::with_capacity(elements.len());
+        let mut first: HashMap<T, Span> = HashMap::new();
+        let mut sound = true;
+        for (element, span) in elements {
+            match text(element).and_then(&mut parse) {
+                Ok(value) => {
+                    if let Some(&first) = first.get(&value) {
+                        let shown = quote(&value.to_string());
+                        let message = format!("{key}: {shown} is already listed");
+                        self.errors.clash(span, message, first);
+                        sound = false;
+                    } else {
+                        first.insert(value.clone(), span);
+                        values.push(value);
+                    }
+                }
+                Err(problem) => {
+                    self.errors.problem(span, key, problem);
+                    sound = false;
+                }
+            }
+        }
+        if !sound {
+            return Field::Wrong;
         }
         Field::Given(Spanned { value: values, span })
     }
@@ -227,14 +271,15 @@ impl<'a, 'text> Section<'a, 'text> {
         let Some((value, span)) = self.take(key) else {
             return self.absent();
         };
-        let elements: Vec<(&DeValue<'_>, Span)> = match value {
-            DeValue::Array(array) => array.iter().map(|e| (e.get_ref(), e.span().into())).collect(),
-            single => vec![(single, span)],
-        };
+        let elements = elements(value, span);
         if let DeValue::Table(_) = value {
-            self.errors
-                .wrong(span, format!("{key}: there can be several of these"))
-                .help(format!("write {}, in double brackets", vocabulary.title));
+            let title = vocabulary.title;
+            let help = if title.starts_with('[') {
+                format!("write {title}, in double brackets")
+            } else {
+                format!("write {key} = [{title}]")
+            };
+            self.errors.wrong(span, format!("{key}: there can be several of these")).help(help);
         }
         let mut values = Vec::with_capacity(elements.len());
         let mut sound = true;
@@ -294,7 +339,8 @@ impl<'a, 'text> Section<'a, 'text> {
         self.table.get_key_value(key).map(|(key, _)| key.span().into())
     }
 
-    fn read<T>(
+    /// What `convert` makes of the value.
+    pub(super) fn read<T>(
         &mut self,
         key: &'static str,
         convert: impl FnOnce(&DeValue<'_>) -> Result<T, Problem>,
@@ -319,6 +365,14 @@ impl<'a, 'text> Section<'a, 'text> {
         debug_assert!(self.vocabulary.keys.contains(&key), "{key} is not in the vocabulary");
         let value = self.table.get(key)?;
         Some((value.get_ref(), value.span().into()))
+    }
+}
+
+/// The elements of a list, or the one value that stands for a list of it.
+fn elements<'a, 'text>(value: &'a DeValue<'text>, span: Span) -> Vec<(&'a DeValue<'text>, Span)> {
+    match value {
+        DeValue::Array(array) => array.iter().map(|e| (e.get_ref(), e.span().into())).collect(),
+        single => vec![(single, span)],
     }
 }
 

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use super::address::{MAX_NAME, parse_name};
 use super::findings::{Findings, Span, Spanned, quote};
 use super::plan::{self, Address, Plan};
+use super::protocol::Protocol;
 use super::reader::Field;
 use super::schema::{Backend, File, Listener, Pool};
 use super::suggest::nearest;
@@ -23,12 +24,7 @@ const MAX_CANDIDATES: usize = 200;
 pub(super) fn resolve(file: File, errors: &mut Findings) -> Plan {
     let mut names = Names::new("listener");
     let mut binds = Binds::new(&file.admin.http);
-    let pool_names = file.pools.as_given().map_or_else(Vec::new, |pools| {
-        pools.value.iter().map(|pool| pool.name.value.clone()).collect()
-    });
-    let pools_are_known = !matches!(file.pools, Field::Wrong);
-    let index_of: HashMap<&str, usize> =
-        pool_names.iter().enumerate().map(|(index, name)| (name.as_str(), index)).collect();
+    let pools = Pools::new(&file.pools);
 
     let nothing_to_do = match &file.listeners {
         Field::Absent => true,
@@ -43,11 +39,7 @@ pub(super) fn resolve(file: File, errors: &mut Findings) -> Plan {
 
     let mut listeners = Vec::new();
     for typed in file.listeners.or(Vec::new()) {
-        let pool = match typed.pool.as_given() {
-            Some(name) if pools_are_known => find_pool(name, &index_of, &pool_names, errors),
-            _ => None,
-        };
-        listeners.push(listener(typed, pool, &mut names, &mut binds, errors));
+        listeners.push(listener(typed, &pools, &mut names, &mut binds, errors));
     }
     Plan {
         runtime: file.runtime,
@@ -62,28 +54,64 @@ pub(super) fn resolve(file: File, errors: &mut Findings) -> Plan {
     }
 }
 
-fn find_pool(
-    name: &Spanned<String>,
-    index_of: &HashMap<&str, usize>,
-    names: &[String],
-    errors: &mut Findings,
-) -> Option<usize> {
-    let index = index_of.get(name.value.as_str()).copied();
-    if index.is_none() {
-        let shown = quote(&name.value);
-        let candidates = names.iter().take(MAX_CANDIDATES).map(String::as_str);
-        let help = match nearest(&name.value, candidates) {
-            Some(near) => format!("did you mean {}?", quote(near)),
-            None => "define it with [pool.NAME] and a [[pool.NAME.backend]]".to_owned(),
-        };
-        errors.section_missing(name.span, format!("pool: no pool is named {shown}")).help(help);
+/// The names of all pools. Their order is that of the plan.
+struct Pools {
+    names: Vec<String>,
+    index_of: HashMap<String, usize>,
+    /// Whether the file says which there are.
+    are_known: bool,
+}
+
+impl Pools {
+    fn new(pools: &Field<Vec<Pool>>) -> Self {
+        let names: Vec<String> = pools.as_given().map_or_else(Vec::new, |pools| {
+            pools.value.iter().map(|pool| pool.name.value.clone()).collect()
+        });
+        let index_of = names.iter().enumerate().map(|(index, name)| (name.clone(), index));
+        let index_of = index_of.collect();
+        Self { names, index_of, are_known: !matches!(pools, Field::Wrong) }
     }
-    index
+
+    /// The index of the pool that `key` names.
+    fn find(
+        &self,
+        key: &str,
+        name: Option<&Spanned<String>>,
+        errors: &mut Findings,
+    ) -> Option<usize> {
+        let name = name.filter(|_| self.are_known)?;
+        let index = self.index_of.get(&name.value).copied();
+        if index.is_none() {
+            let shown = quote(&name.value);
+            let candidates = self.names.iter().take(MAX_CANDIDATES).map(String::as_str);
+            let help = match nearest(&name.value, candidates) {
+                Some(near) => format!("did you mean {}?", quote(near)),
+                None => "define it with [pool.NAME] and a [[pool.NAME.backend]]".to_owned(),
+            };
+            let message = format!("{key}: no pool is named {shown}");
+            errors.section_missing(name.span, message).help(help);
+        }
+        index
+    }
+}
+
+fn protocol(typed: Protocol, pools: &Pools, errors: &mut Findings) -> plan::Protocol {
+    match typed {
+        Protocol::Tcp => plan::Protocol::Tcp,
+        Protocol::Tls(tls) => plan::Protocol::Tls(tls),
+        Protocol::TlsPassthrough => plan::Protocol::TlsPassthrough,
+        Protocol::Redirect { acme_dir, acme_pool } => {
+            let pool = pools.find("acme_pool", acme_pool.as_ref(), errors);
+            let directory = acme_dir.map(plan::Challenges::Directory);
+            let challenges = directory.or(pool.map(plan::Challenges::Pool));
+            plan::Protocol::Redirect(plan::Redirect { challenges })
+        }
+    }
 }
 
 fn listener(
     typed: Listener,
-    pool: Option<usize>,
+    pools: &Pools,
     names: &mut Names,
     binds: &mut Binds,
     errors: &mut Findings,
@@ -106,8 +134,10 @@ fn listener(
     plan::Listener {
         name: typed.name.or(String::new()),
         bind: bind.into_iter().map(|address| address.value).collect(),
-        pool,
+        protocol: protocol(typed.protocol, pools, errors),
+        pool: pools.find("pool", typed.pool.as_given(), errors),
         max_connections: typed.max_connections,
+        client_timeout: typed.client_timeout,
         idle_timeout: typed.idle_timeout,
         half_close_timeout: typed.half_close_timeout,
     }

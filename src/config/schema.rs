@@ -11,12 +11,13 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::address::{parse_backend, parse_bind, parse_name, parse_source};
-use super::findings::{Findings, Problem, Span, Spanned, quote};
+use super::findings::{Findings, Problem, Span, Spanned};
 use super::health;
 use super::plan::{self, Address, AllDown, Balance, Format, Level};
+use super::protocol::{self, Protocol, Service};
 use super::reader::{Field, Section};
 use super::tls;
-use super::value::{text, unknown_value};
+use super::value::text;
 use super::vocabulary as known;
 
 /// A whole file.
@@ -43,8 +44,10 @@ pub(super) struct Listener {
     pub(super) header: Span,
     pub(super) name: Field<String>,
     pub(super) bind: Field<Vec<Spanned<SocketAddr>>>,
+    pub(super) protocol: Protocol,
     pub(super) pool: Field<String>,
     pub(super) max_connections: Option<NonZeroU32>,
+    pub(super) client_timeout: Duration,
     pub(super) idle_timeout: Duration,
     pub(super) half_close_timeout: Duration,
 }
@@ -131,14 +134,15 @@ fn pair(mut section: Section<'_, '_>) -> plan::Pair {
 }
 
 fn listener(mut section: Section<'_, '_>) -> Listener {
-    // There is one protocol so far, so that nothing is left to remember of it.
-    section.parsed("protocol", parse_protocol);
+    let Service { protocol, pool } = protocol::service(&mut section);
     Listener {
         header: section.span,
         name: section.parsed("name", parse_name),
         bind: section.one_or_more("bind", |value| parse_bind(text(value)?)),
-        pool: section.parsed("pool", |name| Ok(name.to_owned())),
+        protocol,
+        pool,
         max_connections: section.limit("max_connections"),
+        client_timeout: section.duration("client_timeout").or(Duration::from_secs(10)),
         idle_timeout: section.duration("idle_timeout").or(Duration::from_hours(1)),
         half_close_timeout: section.duration("half_close_timeout").or(Duration::from_mins(1)),
     }
@@ -187,17 +191,6 @@ pub(super) fn optional<T>(
 ) -> impl FnOnce(&str) -> Result<Option<T>, Problem> {
     |text| {
         if text.is_empty() { Ok(None) } else { parse(text).map(Some) }
-    }
-}
-
-fn parse_protocol(word: &str) -> Result<(), Problem> {
-    const LATER: [&str; 4] = ["tls", "tls_passthrough", "redirect", "udp"];
-    match word {
-        "tcp" => Ok(()),
-        _ if LATER.contains(&word) => {
-            Err(Problem::new(format!("{} is not supported yet", quote(word))))
-        }
-        _ => Err(unknown_value(word, std::iter::once("tcp").chain(LATER))),
     }
 }
 

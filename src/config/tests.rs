@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::plan::{
     Address, Admin, AllDown, Backend, Balance, Check, Format, Level, Listener, Log, Pair, Passive,
-    Plan, Pool, Runtime,
+    Plan, Pool, Protocol, Runtime,
 };
 use super::vocabulary as known;
 use super::{Error, Report, parse, parse_behind, unbuilt};
@@ -63,8 +63,10 @@ fn defaults() {
         listeners: vec![Listener {
             name: "web".to_owned(),
             bind: vec!["0.0.0.0:80".parse().unwrap()],
+            protocol: Protocol::Tcp,
             pool: Some(0),
             max_connections: None,
+            client_timeout: seconds(10),
             idle_timeout: seconds(3600),
             half_close_timeout: seconds(60),
         }],

@@ -44,21 +44,35 @@ pub(super) const LISTENER: Vocabulary = Vocabulary {
         "protocol",
         "pool",
         "max_connections",
+        "client_timeout",
         "idle_timeout",
         "half_close_timeout",
-    ],
-    later: &[
-        "accept_proxy_from",
-        "allow",
-        "deny",
-        "client_timeout",
-        "limit",
         "tls",
-        "route",
         "acme_dir",
         "acme_pool",
     ],
+    later: &["accept_proxy_from", "allow", "deny", "limit", "route"],
 };
+
+pub(super) const LISTENER_TLS: Vocabulary = Vocabulary {
+    title: "[listener.tls]",
+    keys: &[
+        "certificates",
+        "strict_sni",
+        "min_version",
+        "ciphers",
+        "alpn",
+        "client_auth",
+        "client_ca",
+        "client_crl",
+        "ocsp",
+        "tickets",
+    ],
+    later: &[],
+};
+
+pub(super) const CERTIFICATE: Vocabulary =
+    Vocabulary { title: "{ cert = FILE, key = FILE }", keys: &["cert", "key"], later: &[] };
 
 pub(super) const POOL: Vocabulary = Vocabulary {
     title: "[pool.NAME]",
@@ -116,8 +130,20 @@ pub(super) const BACKEND: Vocabulary = Vocabulary {
     later: &[],
 };
 
-const SECTIONS: [&Vocabulary; 11] = [
-    &FILE, &RUNTIME, &ADMIN, &LOG, &PAIR, &LISTENER, &POOL, &POOL_TLS, &HEALTH, &PASSIVE, &BACKEND,
+const SECTIONS: [&Vocabulary; 13] = [
+    &FILE,
+    &RUNTIME,
+    &ADMIN,
+    &LOG,
+    &PAIR,
+    &LISTENER,
+    &LISTENER_TLS,
+    &CERTIFICATE,
+    &POOL,
+    &POOL_TLS,
+    &HEALTH,
+    &PASSIVE,
+    &BACKEND,
 ];
 
 impl Vocabulary {

@@ -1,8 +1,11 @@
 //! TLS on both sides, and what goes with it.
 
-use super::super::plan::{Certificate, Plan, PoolTls, Sni};
+use super::super::plan::{
+    Certificate, Challenges, CipherSuite, ClientAuth, Plan, PoolTls, Protocol, Redirect, ServerTls,
+    Sni, TlsVersion,
+};
 use super::super::{Error, Report};
-use super::{MINIMAL, messages, parse, parse_behind};
+use super::{MINIMAL, messages, minimal_with, parse, parse_behind, seconds};
 
 /// What is read of `source`, whether the rest of the program acts on it or not.
 pub(super) fn understand(source: &str) -> Result<Plan, Error> {
@@ -32,16 +35,49 @@ fn with_section(header: &str, keys: &str) -> String {
     format!("[{header}]\n{keys}\n{MINIMAL}")
 }
 
+/// [`MINIMAL`] with `keys` in its listener, from line 5.
+fn listener(keys: &str) -> String {
+    MINIMAL.replacen("pool = \"web\"\n", &format!("{keys}\npool = \"web\"\n"), 1)
+}
+
+/// [`MINIMAL`] with `keys` in `[listener.tls]`, from line 8.
+fn tls(keys: &str) -> String {
+    let source = listener("protocol = 'tls'");
+    source.replacen("\n\n[[pool", &format!("\n[listener.tls]\n{keys}\n\n[[pool"), 1)
+}
+
+/// The same with a certificate on line 8; `keys` begin on line 9.
+fn tls_and_certificate(keys: &str) -> String {
+    tls(&format!("certificates = [{{ cert = 'c', key = 'k' }}]\n{keys}"))
+}
+
 #[test]
 fn what_is_not_built_is_refused_and_no_more_is_said_about_it() {
     for (source, expected) in [
-        (with_section("pair", "secret_file = 5"), "1:2 'pair' is not supported yet"),
-        (format!("pair = 1\n{MINIMAL}"), "1:1 'pair' is not supported yet"),
-        (with_section("pool.web.tls", "sin = ''"), "1:11 'tls' is not supported yet"),
-        (with_section("pool.web", "tls = 1"), "2:1 'tls' is not supported yet"),
+        (with_section("pair", "secret_file = 5"), &["1:2 'pair'"][..]),
+        (format!("pair = 1\n{MINIMAL}"), &["1:1 'pair'"]),
+        (with_section("pool.web.tls", "sin = ''"), &["1:11 'tls'"]),
+        (with_section("pool.web", "tls = 1"), &["2:1 'tls'"]),
+        (tls("certificates = []"), &["5:12 protocol: 'tls'", "7:11 'tls'"]),
+        (listener("tls = { tickets = 5 }"), &["5:1 'tls'"]),
+        (listener("protocol = 'tls_passthrough'"), &["5:12 protocol: 'tls_passthrough'"]),
+        (
+            listener("protocol = 'redirect'\nacme_dir = 5\nacme_pool = 'x'"),
+            &["5:12 protocol: 'redirect'", "6:1 'acme_dir'", "7:1 'acme_pool'"],
+        ),
+        (listener("client_timeout = '1s'"), &["5:1 'client_timeout'"]),
+        (listener("protocol = 'udp'"), &["5:12 protocol: 'udp'"]),
     ] {
-        assert_eq!(messages(&source), [expected], "{source}");
+        let expected: Vec<_> =
+            expected.iter().map(|what| format!("{what} is not supported yet")).collect();
+        assert_eq!(messages(&source), expected, "{source}");
     }
+    let single = listener("protocol = 'tls'").replace("[[listener]]", "[listener]");
+    let expected = [
+        "2:1 listener: there can be several of these",
+        "5:12 protocol: 'tls' is not supported yet",
+    ];
+    assert_eq!(messages(&single), expected);
     parse("t.toml", MINIMAL).unwrap();
 }
 
@@ -118,5 +154,338 @@ fn mistakes_in_pairs_and_pools() {
     ] {
         let source = with_section(header, keys);
         assert_eq!(mistakes(&source), [expected], "{source}");
+    }
+}
+
+fn server_tls(source: &str) -> ServerTls {
+    match &understood(source).listeners[0].protocol {
+        Protocol::Tls(tls) => (**tls).clone(),
+        other => panic!("{source}\nis {other:?}"),
+    }
+}
+
+fn certificate(cert: &str, key: &str) -> Certificate {
+    Certificate { cert: cert.into(), key: key.into() }
+}
+
+#[test]
+fn tls_of_clients() {
+    let defaults = ServerTls {
+        certificates: vec![certificate("c", "k")],
+        strict_sni: false,
+        min_version: TlsVersion::Tls12,
+        ciphers: Vec::new(),
+        alpn: Vec::new(),
+        client_auth: None,
+        ocsp: None,
+        tickets: true,
+    };
+    assert_eq!(server_tls(&tls_and_certificate("")), defaults);
+    let written = "strict_sni = false\nmin_version = '1.2'\nciphers = []\nalpn = []\n\
+                   client_auth = 'none'\nclient_ca = ''\nclient_crl = ''\nocsp = ''\ntickets = true";
+    assert_eq!(server_tls(&tls_and_certificate(written)), defaults);
+
+    let everything = r#"
+certificates = [
+  { cert = "/etc/a.pem", key = "/etc/a.key" },
+  { cert = "b.pem", key = "/etc/a.key" },
+]
+strict_sni = true
+min_version = "1.3"
+ciphers = ["ECDHE-RSA-AES128-GCM-SHA256", "TLS_AES_256_GCM_SHA384"]
+alpn = ["h2", "http/1.1"]
+client_auth = "required"
+client_ca = "ca.pem"
+client_crl = "crl.pem"
+ocsp = "ocsp.der"
+tickets = false
+"#;
+    let expected = ServerTls {
+        certificates: vec![
+            certificate("/etc/a.pem", "/etc/a.key"),
+            certificate("b.pem", "/etc/a.key"),
+        ],
+        strict_sni: true,
+        min_version: TlsVersion::Tls13,
+        ciphers: vec![CipherSuite::EcdheRsaAes128GcmSha256, CipherSuite::Aes256GcmSha384],
+        alpn: vec!["h2".to_owned(), "http/1.1".to_owned()],
+        client_auth: Some(ClientAuth {
+            required: true,
+            ca: "ca.pem".into(),
+            crl: Some("crl.pem".into()),
+        }),
+        ocsp: Some("ocsp.der".into()),
+        tickets: false,
+    };
+    assert_eq!(server_tls(&tls(everything)), expected);
+
+    let optional = "client_auth = 'optional'\nclient_ca = 'ca'\nalpn = 'h2'";
+    let optional = server_tls(&tls_and_certificate(optional));
+    let auth = ClientAuth { required: false, ca: "ca".into(), crl: None };
+    assert_eq!(optional.client_auth, Some(auth));
+    assert_eq!(optional.alpn, ["h2"], "one or a list of them");
+
+    let tables = "[[listener.tls.certificates]]\ncert = 'c'\nkey = 'k'";
+    assert_eq!(server_tls(&tls(tables)), defaults);
+    let longest = format!("alpn = '{}'", "a".repeat(255));
+    assert_eq!(server_tls(&tls_and_certificate(&longest)).alpn[0].len(), 255);
+    let one_is_enough = "min_version = '1.2'\nciphers = 'TLS_AES_128_GCM_SHA256'";
+    assert_eq!(server_tls(&tls_and_certificate(one_is_enough)).ciphers.len(), 1);
+}
+
+#[test]
+fn protocols() {
+    let protocol = |keys: &str| understood(&listener(keys)).listeners.remove(0).protocol;
+    assert_eq!(protocol("protocol = 'tcp'"), Protocol::Tcp);
+    assert_eq!(protocol("protocol = 'tls_passthrough'"), Protocol::TlsPassthrough);
+    assert_eq!(protocol("protocol = 'tls_passthrough'").name(), "tls_passthrough");
+
+    let redirect = |keys: &str| {
+        let source = listener(&format!("protocol = 'redirect'\n{keys}"));
+        let plan = understood(&source.replacen("pool = \"web\"\n", "", 1));
+        assert_eq!(plan.listeners[0].pool, None);
+        plan.listeners.into_iter().next().unwrap().protocol
+    };
+    for (keys, challenges) in [
+        ("", None),
+        ("acme_dir = ''\nacme_pool = ''", None),
+        ("acme_dir = '/srv/acme'", Some(Challenges::Directory("/srv/acme".into()))),
+        ("acme_pool = 'web'\nacme_dir = ''", Some(Challenges::Pool(0))),
+    ] {
+        assert_eq!(redirect(keys), Protocol::Redirect(Redirect { challenges }), "{keys}");
+    }
+
+    let plan = understood(&listener("client_timeout = '3s'"));
+    assert_eq!(plan.listeners[0].client_timeout, seconds(3));
+}
+
+#[test]
+fn mistakes_in_listener_tls() {
+    let long = format!("alpn = '{}'", "a".repeat(256));
+    let many = format!("alpn = [{}]", (0..65).map(|i| format!("'{i}',")).collect::<String>());
+    for (keys, expected) in [
+        ("strict_snl = true", "9:1 unknown key 'strict_snl' in [listener.tls]"),
+        ("tickets = 'no'", "9:11 tickets: expected true or false, found text"),
+        ("ocsp = \"\\u0000\"", "9:8 ocsp: a path cannot hold a NUL character"),
+        ("min_version = '1.1'", "9:15 min_version: unknown value '1.1'"),
+        ("min_version = 1.2", "9:15 min_version: expected text in quotes, found a fraction"),
+        ("alpn = ['h2', '']", "9:15 alpn: the name of a protocol must not be empty"),
+        (&long, "9:8 alpn: the name of a protocol has at most 255 bytes, not 256"),
+        (&many, "9:8 alpn: 65 are more than 64"),
+        ("alpn = ['h2',\n'h2']", "10:1 alpn: 'h2' is already listed on line 9"),
+        ("alpn = [2]", "9:9 alpn: expected text in quotes, found a number"),
+        ("ciphers = 5", "9:11 ciphers: expected text in quotes, found a number"),
+        (
+            "ciphers = ['TLS_AES_128_GCM_SHA265']",
+            "9:12 ciphers: 'TLS_AES_128_GCM_SHA265' is no cipher suite that is supported",
+        ),
+        (
+            "ciphers = [\n'ECDHE-RSA-AES128-GCM-SHA256',\n\
+             'TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256',\n]",
+            "11:1 ciphers: 'TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256' is already listed on line 10",
+        ),
+        (
+            "min_version = '1.3'\nciphers = 'ECDHE-RSA-AES128-GCM-SHA256'",
+            "10:11 ciphers: none of them is of TLS 1.3, the min_version on line 9",
+        ),
+        // What a mistake left out is no mistake of the rest.
+        (
+            "min_version = '1.3'\nciphers = ['ECDHE-RSA-AES128-GCM-SHA256', 'TLS_AES_1']",
+            "10:43 ciphers: 'TLS_AES_1' is no cipher suite that is supported",
+        ),
+        (
+            "min_version = '1.4'\nciphers = 'ECDHE-RSA-AES128-GCM-SHA256'",
+            "9:15 min_version: unknown value '1.4'",
+        ),
+        ("client_auth = 'require'", "9:15 client_auth: unknown value 'require'"),
+        ("client_auth = 'require'\nclient_ca = 'c'", "9:15 client_auth: unknown value 'require'"),
+        ("client_auth = 'required'", "7:1 client_auth \"required\" needs the key 'client_ca'"),
+        (
+            "client_auth = 'optional'\nclient_crl = 'c'",
+            "7:1 client_auth \"optional\" needs the key 'client_ca'",
+        ),
+        (
+            "client_auth = 'required'\nclient_ca = ''",
+            "10:13 client_ca: must not be empty: client_auth is \"required\"",
+        ),
+        (
+            "client_auth = 'required'\nclient_ca = 1",
+            "10:13 client_ca: expected text in quotes, found a number",
+        ),
+        ("client_ca = 'c'", "9:13 client_ca: of no use: client_auth is \"none\""),
+        (
+            "client_auth = 'none'\nclient_crl = 'c'",
+            "10:14 client_crl: of no use: client_auth is \"none\"",
+        ),
+    ] {
+        let source = tls_and_certificate(keys);
+        assert_eq!(mistakes(&source), [expected], "{source}");
+    }
+}
+
+#[test]
+fn mistakes_in_certificates() {
+    let many = (0..10_001).map(|i| format!("{{ cert = '{i}', key = 'k' }},")).collect::<String>();
+    let many = format!("certificates = [{many}]");
+    for (keys, expected) in [
+        ("", "7:1 this listener has no certificates"),
+        ("certificates = []", "8:16 certificates: must not be empty"),
+        (
+            "certificates = 'c.pem'",
+            "8:16 certificates: expected { cert = FILE, key = FILE }, found text",
+        ),
+        (
+            "certificates = ['c.pem']",
+            "8:17 certificates: expected { cert = FILE, key = FILE }, found text",
+        ),
+        (
+            "certificates = { cert = 'c', key = 'k' }",
+            "8:16 certificates: there can be several of these",
+        ),
+        ("certificates = [{ cert = 'c' }]", "8:17 this certificate has no 'key'"),
+        ("certificates = [{ key = 'c' }]", "8:17 this certificate has no 'cert'"),
+        ("certificates = [{ cert = '', key = 'k' }]", "8:26 cert: a path is missing"),
+        (
+            "certificates = [{ cert = 'c', key = 'k', ky = '' }]",
+            "8:42 unknown key 'ky' in { cert = FILE, key = FILE }",
+        ),
+        (
+            "certificates = [\n{ cert = 'c', key = 'k' },\n{ cert = 'c', key = 'l' }]",
+            "10:10 cert: 'c' is already listed on line 9",
+        ),
+        (&many, "8:16 certificates: 10001 are more than 10000"),
+    ] {
+        let source = tls(keys);
+        assert_eq!(mistakes(&source), [expected], "{source}");
+    }
+    let without = listener("protocol = 'tls'");
+    assert_eq!(mistakes(&without), ["2:1 this listener has no certificates"]);
+    // A section that cannot be read may have had some.
+    let broken = listener("protocol = 'tls'\ntls = 5");
+    assert_eq!(mistakes(&broken), ["6:7 tls: expected [listener.tls], found a number"]);
+    let broken = tls("certificates = [").replace("[listener.tls]", "[listener.tls");
+    assert!(mistakes(&broken).iter().all(|message| message.contains("unclosed")));
+}
+
+#[test]
+fn mistakes_of_protocols() {
+    for (keys, expected) in [
+        ("protocol = 'tsl'", "5:12 protocol: unknown value 'tsl'"),
+        ("protocol = 5", "5:12 protocol: expected text in quotes, found a number"),
+        ("protocol = 'udp'", "5:12 protocol: 'udp' is not supported yet"),
+        ("client_timeout = '0s'", "5:18 client_timeout: must be longer than zero"),
+        (
+            "protocol = 'redirect'",
+            "6:1 'pool' is a key of protocol \"tcp\", \"tls\", \"tls_passthrough\", \
+             not of \"redirect\"",
+        ),
+        ("tls = {}", "5:1 'tls' is a key of protocol \"tls\", not of \"tcp\""),
+        (
+            "protocol = 'tls_passthrough'\ntls = {}",
+            "6:1 'tls' is a key of protocol \"tls\", not of \"tls_passthrough\"",
+        ),
+        ("acme_dir = ''", "5:1 'acme_dir' is a key of protocol \"redirect\", not of \"tcp\""),
+        (
+            "protocol = 'tls_passthrough'\nacme_pool = 'x'",
+            "6:1 'acme_pool' is a key of protocol \"redirect\", not of \"tls_passthrough\"",
+        ),
+    ] {
+        let source = listener(keys);
+        assert_eq!(mistakes(&source), [expected], "{source}");
+    }
+    for (keys, expected) in [
+        ("tls = {}", "6:1 'tls' is a key of protocol \"tls\", not of \"redirect\""),
+        ("acme_pool = 'wbe'", "6:13 acme_pool: no pool is named 'wbe'"),
+        (
+            "acme_dir = 'd'\nacme_pool = 'web'",
+            "7:13 acme_pool: challenges are answered from the acme_dir on line 6",
+        ),
+        ("acme_dir = \"\\u0000\"", "6:12 acme_dir: a path cannot hold a NUL character"),
+    ] {
+        let source = listener(&format!("protocol = 'redirect'\n{keys}"));
+        let source = source.replacen("pool = \"web\"\n", "", 1);
+        assert_eq!(mistakes(&source), [expected], "{source}");
+    }
+    // Of a mistyped protocol, only mistakes that are its whatever it is.
+    let source = listener("protocol = 'tsl'\nacme_dir = 'd'\ntls = { tickets = 1 }");
+    let expected = [
+        "5:12 protocol: unknown value 'tsl'",
+        "7:7 this listener has no certificates",
+        "7:19 tickets: expected true or false, found a number",
+    ];
+    assert_eq!(mistakes(&source), expected);
+}
+
+#[test]
+fn help_with_tls() {
+    let certificates = "write certificates = [{ cert = \"fullchain.pem\", key = \"privkey.pem\" }]";
+    let in_section = format!("{certificates} in [listener.tls]");
+    for (source, note, help) in [
+        (listener("protocol = 'tls'"), None, Some(in_section.as_str())),
+        (tls("certificates = []"), None, Some(certificates)),
+        (
+            tls("certificates = { cert = 'c', key = 'k' }"),
+            None,
+            Some("write certificates = [{ cert = FILE, key = FILE }]"),
+        ),
+        (tls_and_certificate("min_version = 1.3"), None, Some("write \"1.3\"")),
+        (tls_and_certificate("min_version = 'TLSv1.3'"), None, Some("did you mean '1.3'?")),
+        (
+            tls_and_certificate("ciphers = 'ECDHE-RSA-AES128-GCM-SHA265'"),
+            None,
+            Some("did you mean 'ECDHE-RSA-AES128-GCM-SHA256'?"),
+        ),
+        (
+            tls_and_certificate("min_version = '1.3'\nciphers = 'ECDHE-RSA-CHACHA20-POLY1305'"),
+            None,
+            Some("add one whose name begins with TLS_AES_ or TLS_CHACHA20_"),
+        ),
+        (
+            tls_and_certificate("client_ca = 'c'"),
+            None,
+            Some("write client_auth = \"optional\" or \"required\""),
+        ),
+        (tls_and_certificate("client_auth = 'require'"), None, Some("did you mean 'required'?")),
+        (tls_and_certificate("ca = 'c'"), Some("'ca' is a key of [pool.NAME.tls]"), None),
+        (listener("protocol = 'tsl'"), None, Some("did you mean 'tls'?")),
+        (
+            listener("protocol = 'https'"),
+            None,
+            Some("one of tcp, tls, tls_passthrough, redirect, udp"),
+        ),
+        (
+            listener("tls = {}"),
+            Some("without a 'protocol', the protocol is \"tcp\""),
+            Some("write protocol = \"tls\" to decrypt here"),
+        ),
+        (
+            listener("protocol = 'tls_passthrough'\ntls = {}"),
+            None,
+            Some("the backends decrypt; write protocol = \"tls\" to do it here"),
+        ),
+        (
+            listener("protocol = 'redirect'"),
+            None,
+            Some("a redirect answers by itself; only challenges can go to an acme_pool"),
+        ),
+        (
+            listener("protocol = 'tcp'\nacme_dir = 'd'"),
+            None,
+            Some("challenges come to port 80: add a listener with protocol = \"redirect\""),
+        ),
+        (
+            minimal_with("listener", "certificates = []"),
+            Some("'certificates' is a key of [listener.tls]"),
+            None,
+        ),
+        (
+            with_section("pool.web.tls", "sni = 'a b'"),
+            None,
+            Some("write a host name, \"client\" for the client's, \"\" for the backend's"),
+        ),
+    ] {
+        let report = report(&source);
+        let [error] = report.errors() else { panic!("{source}\n{report}") };
+        assert_eq!((error.note.as_deref(), error.help.as_deref()), (note, help), "{source}");
     }
 }
