@@ -1,3 +1,8 @@
-//! TLS. The only folder that names rustls.
+//! TLS: certificates, cipher suites, tickets, and what listeners and pools make of them.
+//!
+//! The only folder that names rustls: what others see are types of our own. The control plane reads
+//! files and makes a [`server::Server`] of a listener's settings and a [`client::Client`] of a
+//! pool's; workers do handshakes with them. The cryptography is aws-lc's.
 
 pub mod client;
+pub mod suites;
