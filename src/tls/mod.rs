@@ -5,4 +5,6 @@
 //! pool's; workers do handshakes with them. The cryptography is aws-lc's.
 
 pub mod client;
+pub mod clock;
 pub mod suites;
+pub mod tickets;
