@@ -4,7 +4,10 @@
 //! files and makes a [`server::Server`] of a listener's settings and a [`client::Client`] of a
 //! pool's; workers do handshakes with them. The cryptography is aws-lc's.
 
+pub mod certificate;
 pub mod client;
 pub mod clock;
+pub mod inspect;
+pub mod pem;
 pub mod suites;
 pub mod tickets;
