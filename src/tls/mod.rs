@@ -5,6 +5,7 @@
 //! pool's; workers do handshakes with them. The cryptography is aws-lc's.
 
 pub mod certificate;
+pub mod certificates;
 pub mod client;
 pub mod clock;
 pub mod inspect;
