@@ -10,5 +10,7 @@ pub mod client;
 pub mod clock;
 pub mod inspect;
 pub mod pem;
+pub mod server;
 pub mod suites;
 pub mod tickets;
+pub mod trust;

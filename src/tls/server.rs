@@ -1,0 +1,192 @@
+//! What a TLS listener offers to its clients.
+
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{Context, SHA256};
+use rustls::ServerConfig;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::version::{TLS12, TLS13};
+
+use super::certificates::{Certificates, Resolver};
+use super::clock::Clock;
+use super::suites::Suites;
+use super::tickets::{LIFETIME_HOURS, LIFETIME_HOURS_WITH_CLIENT_CERTIFICATES, Secret, Tickets};
+use super::trust::Authorities;
+
+/// The TLS record that refuses a name that no certificate covers: fatal, `unrecognized_name`
+/// (RFC 6066, section 3). Before the server has answered, records are not encrypted.
+pub(super) const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+
+/// The oldest version that is spoken. There are none before 1.2, which RFC 8996 forbids.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum MinVersion {
+    /// TLS 1.2 and 1.3.
+    #[default]
+    Tls12,
+    /// TLS 1.3.
+    Tls13,
+}
+
+/// Whether clients show certificates.
+#[derive(Clone, Debug, Default)]
+pub enum ClientAuth {
+    /// They are not asked.
+    #[default]
+    None,
+    /// Those that show one must show a good one.
+    Optional(Authorities),
+    /// All must show a good one.
+    Required(Authorities),
+}
+
+/// What is configured of a TLS listener.
+#[derive(Clone, Debug)]
+pub struct ServerSettings {
+    /// The listener's name, for which tickets are good.
+    pub listener: String,
+    /// What it shows.
+    pub certificates: Certificates,
+    /// The oldest version that it speaks.
+    pub min_version: MinVersion,
+    /// Its cipher suites.
+    pub suites: Suites,
+    /// The protocols above TLS, the favourite first; none = whatever the client has in mind.
+    pub alpn: Vec<String>,
+    /// Whether to refuse clients that ask for a name that no certificate has, or for none.
+    pub strict_sni: bool,
+    /// Whether its clients show certificates.
+    pub client_auth: ClientAuth,
+    /// Where the keys of session tickets come from; none = every handshake in full.
+    pub tickets: Option<Secret>,
+    /// The time of day.
+    pub clock: Clock,
+}
+
+/// Why TLS cannot be set up as configured.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum SetupError {
+    /// A protocol's name is empty, or longer than 255 bytes (RFC 7301, section 3.1).
+    #[error("{0:?} is no name of a protocol: it must have 1 to 255 bytes")]
+    BadAlpn(String),
+    /// The cryptography refuses.
+    #[error("TLS cannot be set up: {0}")]
+    Refused(String),
+}
+
+impl SetupError {
+    pub(super) fn refused(error: impl ToString) -> Self {
+        Self::Refused(error.to_string())
+    }
+}
+
+/// The TLS of a listener, ready for connections.
+#[derive(Clone, Debug)]
+pub struct Server {
+    config: Arc<ServerConfig>,
+    certificates: Certificates,
+    strict_sni: bool,
+}
+
+impl Server {
+    /// TLS as configured.
+    ///
+    /// Certificates can be replaced later; all other changes make another `Server`. Its tickets
+    /// are good on every `Server` with the same secret, listener and idea of client certificates.
+    pub fn new(settings: ServerSettings) -> Result<Self, SetupError> {
+        let ServerSettings { certificates, suites, strict_sni, client_auth, clock, .. } = settings;
+        if let Some(bad) = settings.alpn.iter().find(|name| !(1..=255).contains(&name.len())) {
+            return Err(SetupError::BadAlpn(bad.clone()));
+        }
+        let versions = match settings.min_version {
+            MinVersion::Tls12 => &[&TLS13, &TLS12][..],
+            MinVersion::Tls13 => &[&TLS13][..],
+        };
+        let provider = suites.provider();
+        let builder =
+            ServerConfig::builder_with_details(Arc::clone(&provider), Arc::new(clock.clone()))
+                .with_protocol_versions(versions)
+                .map_err(SetupError::refused)?;
+        let builder = match verifier(&client_auth, &provider)? {
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
+            None => builder.with_no_client_auth(),
+        };
+        let resolver = Resolver { certificates: certificates.clone(), strict: strict_sni };
+        let mut config = builder.with_cert_resolver(Arc::new(resolver));
+        config.ignore_client_order = suites.server_decides();
+        config.alpn_protocols = settings.alpn.into_iter().map(String::into_bytes).collect();
+        // Early data can be replayed to us, and by us to a backend (RFC 8446, section 8).
+        config.max_early_data_size = 0;
+        // Sessions that the server remembers would be behind a lock, and not on the other gateway.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        if let Some(secret) = settings.tickets {
+            let (policy, hours) = policy(&client_auth);
+            let tickets = Tickets::new(secret, &settings.listener, &policy, hours, clock);
+            config.ticketer = Arc::new(tickets.map_err(SetupError::refused)?);
+            // Each costs an encryption and 250 bytes, and clients seldom resume more than once.
+            config.send_tls13_tickets = 1;
+        }
+        Ok(Self { config: Arc::new(config), certificates, strict_sni })
+    }
+
+    /// What it shows, to be replaced when files change.
+    pub fn certificates(&self) -> &Certificates {
+        &self.certificates
+    }
+
+    /// Whether a client that asks for `name` is shown a certificate.
+    pub fn admits(&self, name: Option<&str>) -> bool {
+        self.certificates.find(name, self.strict_sni).is_some()
+    }
+
+    /// For a connection's handshake.
+    #[cfg_attr(not(test), expect(dead_code, reason = "sessions begin here"))]
+    pub(super) fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.config)
+    }
+
+    /// What to send instead of the alert that rustls has in hand, when the handshake of a client
+    /// that asked for `name` ends with `error`: rustls calls a name that no certificate covers
+    /// `access_denied`.
+    #[cfg_attr(not(test), expect(dead_code, reason = "sessions begin here"))]
+    pub(super) fn refusal(&self, error: &rustls::Error, name: Option<&str>) -> Option<[u8; 7]> {
+        let unresolved = matches!(error, rustls::Error::General(_)) && !self.admits(name);
+        unresolved.then_some(UNRECOGNIZED_NAME)
+    }
+}
+
+fn verifier(
+    client_auth: &ClientAuth,
+    provider: &Arc<rustls::crypto::CryptoProvider>,
+) -> Result<Option<Arc<dyn ClientCertVerifier>>, SetupError> {
+    let (authorities, required) = match client_auth {
+        ClientAuth::None => return Ok(None),
+        ClientAuth::Optional(authorities) => (authorities, false),
+        ClientAuth::Required(authorities) => (authorities, true),
+    };
+    let roots = Arc::clone(&authorities.roots);
+    // A list out of date, or none for an authority of the chain, lets nobody in: as with OpenSSL,
+    // and as RFC 5280, section 6.3.3 has it.
+    let mut builder = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider))
+        .with_crls(authorities.revoked.iter().cloned())
+        .enforce_revocation_expiration();
+    if !required {
+        builder = builder.allow_unauthenticated();
+    }
+    builder.build().map(Some).map_err(SetupError::refused)
+}
+
+/// What a ticket must agree with, as a resumed session repeats no check of the client, and for
+/// how many hours it is good.
+fn policy(client_auth: &ClientAuth) -> (Vec<u8>, u64) {
+    let (mode, authorities) = match client_auth {
+        ClientAuth::None => return (vec![0], LIFETIME_HOURS),
+        ClientAuth::Optional(authorities) => (1, authorities),
+        ClientAuth::Required(authorities) => (2, authorities),
+    };
+    let mut context = Context::new(&SHA256);
+    context.update(&[mode]);
+    context.update(authorities.fingerprint());
+    (context.finish().as_ref().to_vec(), LIFETIME_HOURS_WITH_CLIENT_CERTIFICATES)
+}
