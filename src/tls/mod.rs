@@ -14,3 +14,6 @@ pub mod server;
 pub mod suites;
 pub mod tickets;
 pub mod trust;
+
+#[cfg(test)]
+mod tests;
