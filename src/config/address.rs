@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::findings::{Problem, quote, shorten};
-use super::plan::Address;
+use super::plan::{Address, Network, SniPattern};
 
 /// Longest name of a listener, pool or backend, in characters.
 pub(super) const MAX_NAME: usize = 128;
@@ -72,6 +72,77 @@ pub(super) fn parse_server_name(text: &str) -> Result<String, Problem> {
         return Err(Problem::new(message));
     }
     parse_host_name(text)
+}
+
+/// Reads the names that a route is for: one, or `*.` and the name above them.
+pub(super) fn parse_sni_pattern(text: &str) -> Result<SniPattern, Problem> {
+    if text == "*" {
+        return Err(Problem::new("'*' alone is every name").help("leave 'sni' out to match all"));
+    }
+    let (parent, pattern): (_, fn(String) -> SniPattern) = match text.strip_prefix("*.") {
+        Some(parent) => (parent, SniPattern::Wildcard),
+        None => (text, SniPattern::Exact),
+    };
+    if parent.contains('*') {
+        let message = format!("{} has a '*' that is not its whole first label", quote(text));
+        return Err(Problem::new(message).help("write \"*.example.com\""));
+    }
+    parse_server_name(parent).map(pattern)
+}
+
+/// Reads a network, `10.0.0.0/8` or `2001:db8::/32`, or a single address.
+pub(super) fn parse_network(text: &str) -> Result<Network, Problem> {
+    let (ip, prefix) = match text.split_once('/') {
+        Some((ip, prefix)) => (ip, Some(prefix)),
+        None => (text, None),
+    };
+    let address: IpAddr = ip.parse().map_err(|_| {
+        Problem::new(format!("{} is not an IP address or network", quote(text)))
+            .help("write \"10.0.0.0/8\" or \"2001:db8::/32\"")
+    })?;
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    let prefix: u8 = match prefix {
+        None => most,
+        Some(digits) => {
+            let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+            let number = digits.parse().ok().filter(|&number| is_number && number <= most);
+            number.ok_or_else(|| {
+                let shown = quote(digits);
+                Problem::new(format!("{shown} is no length of a prefix (0 to {most})"))
+            })?
+        }
+    };
+    // Clients of IPv4 are met on sockets of IPv4.
+    if let IpAddr::V6(v6) = address
+        && let Some(v4) = v6.to_ipv4_mapped()
+    {
+        let problem = Problem::new(format!("{} is IPv4 in IPv6 notation", quote(text)));
+        return Err(match prefix.checked_sub(96) {
+            Some(prefix) => problem.help(format!("write \"{v4}/{prefix}\"")),
+            None => problem,
+        });
+    }
+    let network = Network { address: masked(address, prefix), prefix };
+    if network.address != address {
+        let message = format!("{} has bits beyond its prefix", quote(text));
+        return Err(Problem::new(message).help(format!("write \"{network}\" or \"{address}\"")));
+    }
+    Ok(network)
+}
+
+/// The address with only its first `prefix` bits.
+fn masked(address: IpAddr, prefix: u8) -> IpAddr {
+    let beyond = |width: u32| width - u32::from(prefix);
+    match address {
+        IpAddr::V4(v4) => {
+            let mask = u32::MAX.checked_shl(beyond(32)).unwrap_or(0);
+            IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() & mask))
+        }
+        IpAddr::V6(v6) => {
+            let mask = u128::MAX.checked_shl(beyond(128)).unwrap_or(0);
+            IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & mask))
+        }
+    }
 }
 
 enum Host {
@@ -269,6 +340,72 @@ mod tests {
             ("*.a", "'*.a' is not a host name: '*' is not allowed in one"),
         ] {
             assert_eq!(parse_server_name(text).unwrap_err().message, message, "{text}");
+        }
+    }
+
+    #[test]
+    fn sni_patterns() {
+        for (text, shown) in [
+            ("Example.COM.", "example.com"),
+            ("*.Example.com", "*.example.com"),
+            ("*.com", "*.com"),
+            ("localhost", "localhost"),
+        ] {
+            assert_eq!(parse_sni_pattern(text).unwrap().to_string(), shown);
+        }
+        let wildcard = SniPattern::Wildcard("a.b".to_owned());
+        assert_eq!(parse_sni_pattern("*.A.b"), Ok(wildcard));
+        for (text, message) in [
+            ("", "a name is missing"),
+            ("*", "'*' alone is every name"),
+            ("*.", "a name is missing"),
+            (".a", "'.a' is not a host name: a label is empty"),
+            ("*a.b", "'*a.b' has a '*' that is not its whole first label"),
+            ("*.*.b", "'*.*.b' has a '*' that is not its whole first label"),
+            ("a.*.b", "'a.*.b' has a '*' that is not its whole first label"),
+            ("*.10.0.0.1", "'10.0.0.1' is an IP address, which TLS never sends as a name"),
+        ] {
+            assert_eq!(parse_sni_pattern(text).unwrap_err().message, message, "{text}");
+        }
+    }
+
+    #[test]
+    fn networks() {
+        for (text, shown) in [
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("10.1.2.3", "10.1.2.3/32"),
+            ("10.1.2.3/32", "10.1.2.3/32"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+            ("128.0.0.0/1", "128.0.0.0/1"),
+            ("::/0", "::/0"),
+            ("2001:DB8::/32", "2001:db8::/32"),
+            ("::1", "::1/128"),
+        ] {
+            assert_eq!(parse_network(text).unwrap().to_string(), shown);
+        }
+        for (text, message, help) in [
+            ("", "'' is not an IP address or network", Some("10.0.0.0/8")),
+            ("10.0.0/8", "'10.0.0/8' is not an IP address or network", Some("10.0.0.0/8")),
+            ("localhost", "'localhost' is not an IP address or network", Some("10.0.0.0/8")),
+            ("10.0.0.0/33", "'33' is no length of a prefix (0 to 32)", None),
+            ("10.0.0.0/", "'' is no length of a prefix (0 to 32)", None),
+            ("10.0.0.0/+8", "'+8' is no length of a prefix (0 to 32)", None),
+            ("10.0.0.0/8/8", "'8/8' is no length of a prefix (0 to 32)", None),
+            ("::/129", "'129' is no length of a prefix (0 to 128)", None),
+            ("10.0.0.1/8", "'10.0.0.1/8' has bits beyond its prefix", Some("\"10.0.0.0/8\"")),
+            ("::1/127", "'::1/127' has bits beyond its prefix", Some("\"::/127\" or \"::1\"")),
+            (
+                "::ffff:10.0.0.0/104",
+                "'::ffff:10.0.0.0/104' is IPv4 in IPv6 notation",
+                Some("\"10.0.0.0/8\""),
+            ),
+            ("::ffff:0.0.0.0/90", "'::ffff:0.0.0.0/90' is IPv4 in IPv6 notation", None),
+        ] {
+            let problem = parse_network(text).unwrap_err();
+            assert_eq!(problem.message, message, "{text}");
+            assert_eq!(problem.help.is_some(), help.is_some(), "{text}");
+            let shown = problem.help.unwrap_or_default();
+            assert!(shown.contains(help.unwrap_or_default()), "{text}: {shown}");
         }
     }
 

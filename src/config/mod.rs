@@ -37,6 +37,7 @@ mod health;
 mod protocol;
 mod reader;
 mod resolve;
+mod route;
 mod schema;
 mod suggest;
 mod syntax;

@@ -103,7 +103,11 @@ pub struct Listener {
     pub bind: Vec<SocketAddr>,
     /// What becomes of a connection.
     pub protocol: Protocol,
-    /// Index into [`Plan::pools`]; `None` = refuse connections. Always `None` for a redirect, which
+    /// `[[listener.route]]`: the first that matches decides. At most 10,000, and none unless the
+    /// protocol is `tls` or `tls_passthrough`.
+    pub routes: Vec<Route>,
+    /// Where connections go that no route matches, an index into [`Plan::pools`]; `None` = refuse
+    /// them. Always `None` for a redirect, which
     /// answers by itself.
     pub pool: Option<usize>,
     /// Connections at once on this listener; `None` = no limit of its own.
@@ -255,6 +259,54 @@ impl CipherSuite {
 impl fmt::Display for CipherSuite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+/// `[[listener.route]]`: matches a client that meets every condition. An empty list is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The name that the client asks for is one of these. A client that asks for none does not
+    /// match.
+    pub sni: Vec<SniPattern>,
+    /// The client offers one of these protocols, each of 1 to 255 bytes.
+    pub alpn: Vec<String>,
+    /// The client's address is in one of these.
+    pub client: Vec<Network>,
+    /// Index into [`Plan::pools`].
+    pub pool: usize,
+}
+
+/// `sni` of a route. Names are in lower case, without a trailing dot; a client's has to be brought
+/// into the same form.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum SniPattern {
+    /// This name.
+    Exact(String),
+    /// `*.` and this name: any one label before it, as in a certificate (RFC 9525, section 6.3).
+    Wildcard(String),
+}
+
+impl fmt::Display for SniPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(name) => f.write_str(name),
+            Self::Wildcard(parent) => write!(f, "*.{parent}"),
+        }
+    }
+}
+
+/// Addresses that have their first bits in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Network {
+    /// The first of them: all bits beyond `prefix` are zero. Never an IPv4 address in IPv6 notation.
+    pub address: IpAddr,
+    /// How many bits they have in common, up to 32 or 128.
+    pub prefix: u8,
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::findings::{Problem, Spanned, quote};
 use super::plan::ServerTls;
 use super::reader::{Field, Section};
+use super::route::{Route, routes};
 use super::schema::{optional, parse_file};
 use super::tls;
 use super::value::unknown_value;
@@ -15,6 +16,7 @@ use super::vocabulary as known;
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) protocol: Protocol,
+    pub(super) routes: Vec<Route>,
     pub(super) pool: Field<String>,
 }
 
@@ -38,9 +40,10 @@ enum Kind {
 const KINDS: [Kind; 4] = [Kind::Tcp, Kind::Tls, Kind::TlsPassthrough, Kind::Redirect];
 
 /// The keys that not every protocol has a use for, and the protocols that have.
-const KEYS_OF_KINDS: [(&str, &[Kind]); 4] = [
+const KEYS_OF_KINDS: [(&str, &[Kind]); 5] = [
     ("pool", &[Kind::Tcp, Kind::Tls, Kind::TlsPassthrough]),
     ("tls", &[Kind::Tls]),
+    ("route", &[Kind::Tls, Kind::TlsPassthrough]),
     ("acme_dir", &[Kind::Redirect]),
     ("acme_pool", &[Kind::Redirect]),
 ];
@@ -52,19 +55,24 @@ pub(super) fn service(section: &mut Section<'_, '_>) -> Service {
     if matches!(written, Field::Wrong) {
         section.section("tls", &known::LISTENER_TLS, tls::listener);
         redirect(section);
-        return Service { protocol: Protocol::Tcp, pool: pool(section) };
+        return Service { protocol: Protocol::Tcp, routes: routes(section), pool: pool(section) };
     }
     refuse_keys_of_other_kinds(section, written.as_given());
-    let protocol = match written.or(Kind::Tcp) {
-        Kind::Tcp => Protocol::Tcp,
+    match written.or(Kind::Tcp) {
+        Kind::Tcp => Service { protocol: Protocol::Tcp, routes: Vec::new(), pool: pool(section) },
         Kind::Tls => {
             let tls = section.section_or_empty("tls", &known::LISTENER_TLS, tls::listener);
-            Protocol::Tls(Box::new(tls))
+            let protocol = Protocol::Tls(Box::new(tls));
+            Service { protocol, routes: routes(section), pool: pool(section) }
         }
-        Kind::TlsPassthrough => Protocol::TlsPassthrough,
-        Kind::Redirect => return Service { protocol: redirect(section), pool: Field::Absent },
-    };
-    Service { protocol, pool: pool(section) }
+        Kind::TlsPassthrough => {
+            let protocol = Protocol::TlsPassthrough;
+            Service { protocol, routes: routes(section), pool: pool(section) }
+        }
+        Kind::Redirect => {
+            Service { protocol: redirect(section), routes: Vec::new(), pool: Field::Absent }
+        }
+    }
 }
 
 fn pool(section: &mut Section<'_, '_>) -> Field<String> {
@@ -115,6 +123,9 @@ fn help(key: &str, kind: Kind) -> Option<&'static str> {
             Some("the backends decrypt; write protocol = \"tls\" to do it here")
         }
         ("tls", _) => Some("a redirect speaks plain HTTP; HTTPS needs a listener of its own"),
+        ("route", Kind::Tcp) => {
+            Some("write protocol = \"tls_passthrough\" to route without decrypting")
+        }
         ("acme_dir" | "acme_pool", _) => {
             Some("challenges come to port 80: add a listener with protocol = \"redirect\"")
         }

@@ -11,6 +11,7 @@ use super::findings::{Findings, Span, Spanned, quote};
 use super::plan::{self, Address, Plan};
 use super::protocol::Protocol;
 use super::reader::Field;
+use super::route::Route;
 use super::schema::{Backend, File, Listener, Pool};
 use super::suggest::nearest;
 
@@ -109,6 +110,17 @@ fn protocol(typed: Protocol, pools: &Pools, errors: &mut Findings) -> plan::Prot
     }
 }
 
+/// `None` without a pool.
+fn route(typed: Route, pools: &Pools, errors: &mut Findings) -> Option<plan::Route> {
+    if typed.pool.is_absent() {
+        errors
+            .key_missing(typed.header, "this route has no 'pool'")
+            .help("write pool = \"NAME\", the name of a [pool.NAME]");
+    }
+    let pool = pools.find("pool", typed.pool.as_given(), errors)?;
+    Some(plan::Route { sni: typed.sni, alpn: typed.alpn, client: typed.client, pool })
+}
+
 fn listener(
     typed: Listener,
     pools: &Pools,
@@ -135,6 +147,7 @@ fn listener(
         name: typed.name.or(String::new()),
         bind: bind.into_iter().map(|address| address.value).collect(),
         protocol: protocol(typed.protocol, pools, errors),
+        routes: typed.routes.into_iter().filter_map(|typed| route(typed, pools, errors)).collect(),
         pool: pools.find("pool", typed.pool.as_given(), errors),
         max_connections: typed.max_connections,
         client_timeout: typed.client_timeout,

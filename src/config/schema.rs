@@ -16,6 +16,7 @@ use super::health;
 use super::plan::{self, Address, AllDown, Balance, Format, Level};
 use super::protocol::{self, Protocol, Service};
 use super::reader::{Field, Section};
+use super::route::Route;
 use super::tls;
 use super::value::text;
 use super::vocabulary as known;
@@ -45,6 +46,7 @@ pub(super) struct Listener {
     pub(super) name: Field<String>,
     pub(super) bind: Field<Vec<Spanned<SocketAddr>>>,
     pub(super) protocol: Protocol,
+    pub(super) routes: Vec<Route>,
     pub(super) pool: Field<String>,
     pub(super) max_connections: Option<NonZeroU32>,
     pub(super) client_timeout: Duration,
@@ -134,12 +136,13 @@ fn pair(mut section: Section<'_, '_>) -> plan::Pair {
 }
 
 fn listener(mut section: Section<'_, '_>) -> Listener {
-    let Service { protocol, pool } = protocol::service(&mut section);
+    let Service { protocol, routes, pool } = protocol::service(&mut section);
     Listener {
         header: section.span,
         name: section.parsed("name", parse_name),
         bind: section.one_or_more("bind", |value| parse_bind(text(value)?)),
         protocol,
+        routes,
         pool,
         max_connections: section.limit("max_connections"),
         client_timeout: section.duration("client_timeout").or(Duration::from_secs(10)),

@@ -64,6 +64,7 @@ fn defaults() {
             name: "web".to_owned(),
             bind: vec!["0.0.0.0:80".parse().unwrap()],
             protocol: Protocol::Tcp,
+            routes: Vec::new(),
             pool: Some(0),
             max_connections: None,
             client_timeout: seconds(10),

@@ -12,7 +12,7 @@ use super::findings::{Findings, quote};
 pub(super) const FILE: &[&str] = &["pair"];
 
 /// Keys of `[[listener]]`.
-pub(super) const LISTENER: &[&str] = &["client_timeout", "tls", "acme_dir", "acme_pool"];
+pub(super) const LISTENER: &[&str] = &["client_timeout", "tls", "route", "acme_dir", "acme_pool"];
 
 /// Values of `protocol` in `[[listener]]`.
 const PROTOCOLS: &[&str] = &["tls", "tls_passthrough", "redirect"];

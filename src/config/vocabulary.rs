@@ -48,10 +48,11 @@ pub(super) const LISTENER: Vocabulary = Vocabulary {
         "idle_timeout",
         "half_close_timeout",
         "tls",
+        "route",
         "acme_dir",
         "acme_pool",
     ],
-    later: &["accept_proxy_from", "allow", "deny", "limit", "route"],
+    later: &["accept_proxy_from", "allow", "deny", "limit"],
 };
 
 pub(super) const LISTENER_TLS: Vocabulary = Vocabulary {
@@ -73,6 +74,12 @@ pub(super) const LISTENER_TLS: Vocabulary = Vocabulary {
 
 pub(super) const CERTIFICATE: Vocabulary =
     Vocabulary { title: "{ cert = FILE, key = FILE }", keys: &["cert", "key"], later: &[] };
+
+pub(super) const ROUTE: Vocabulary = Vocabulary {
+    title: "[[listener.route]]",
+    keys: &["sni", "alpn", "client", "pool"],
+    later: &[],
+};
 
 pub(super) const POOL: Vocabulary = Vocabulary {
     title: "[pool.NAME]",
@@ -130,7 +137,7 @@ pub(super) const BACKEND: Vocabulary = Vocabulary {
     later: &[],
 };
 
-const SECTIONS: [&Vocabulary; 13] = [
+const SECTIONS: [&Vocabulary; 14] = [
     &FILE,
     &RUNTIME,
     &ADMIN,
@@ -139,6 +146,7 @@ const SECTIONS: [&Vocabulary; 13] = [
     &LISTENER,
     &LISTENER_TLS,
     &CERTIFICATE,
+    &ROUTE,
     &POOL,
     &POOL_TLS,
     &HEALTH,

@@ -1,8 +1,8 @@
 //! TLS on both sides, and what goes with it.
 
 use super::super::plan::{
-    Certificate, Challenges, CipherSuite, ClientAuth, Plan, PoolTls, Protocol, Redirect, ServerTls,
-    Sni, TlsVersion,
+    Certificate, Challenges, CipherSuite, ClientAuth, Plan, PoolTls, Protocol, Redirect, Route,
+    ServerTls, Sni, SniPattern, TlsVersion,
 };
 use super::super::{Error, Report};
 use super::{MINIMAL, messages, minimal_with, parse, parse_behind, seconds};
@@ -51,6 +51,12 @@ fn tls_and_certificate(keys: &str) -> String {
     tls(&format!("certificates = [{{ cert = 'c', key = 'k' }}]\n{keys}"))
 }
 
+/// [`MINIMAL`] with a route of `keys`, from line 8.
+fn routes(keys: &str) -> String {
+    let source = listener("protocol = 'tls_passthrough'");
+    source.replacen("\n\n[[pool", &format!("\n[[listener.route]]\n{keys}\n\n[[pool"), 1)
+}
+
 #[test]
 fn what_is_not_built_is_refused_and_no_more_is_said_about_it() {
     for (source, expected) in [
@@ -65,6 +71,8 @@ fn what_is_not_built_is_refused_and_no_more_is_said_about_it() {
             listener("protocol = 'redirect'\nacme_dir = 5\nacme_pool = 'x'"),
             &["5:12 protocol: 'redirect'", "6:1 'acme_dir'", "7:1 'acme_pool'"],
         ),
+        (routes("sin = 1"), &["5:12 protocol: 'tls_passthrough'", "7:12 'route'"]),
+        (listener("route = 5"), &["5:1 'route'"]),
         (listener("client_timeout = '1s'"), &["5:1 'client_timeout'"]),
         (listener("protocol = 'udp'"), &["5:12 protocol: 'udp'"]),
     ] {
@@ -384,6 +392,10 @@ fn mistakes_of_protocols() {
             "protocol = 'tls_passthrough'\ntls = {}",
             "6:1 'tls' is a key of protocol \"tls\", not of \"tls_passthrough\"",
         ),
+        (
+            "route = []",
+            "5:1 'route' is a key of protocol \"tls\", \"tls_passthrough\", not of \"tcp\"",
+        ),
         ("acme_dir = ''", "5:1 'acme_dir' is a key of protocol \"redirect\", not of \"tcp\""),
         (
             "protocol = 'tls_passthrough'\nacme_pool = 'x'",
@@ -395,6 +407,10 @@ fn mistakes_of_protocols() {
     }
     for (keys, expected) in [
         ("tls = {}", "6:1 'tls' is a key of protocol \"tls\", not of \"redirect\""),
+        (
+            "route = { sin = '' }",
+            "6:1 'route' is a key of protocol \"tls\", \"tls_passthrough\", not of \"redirect\"",
+        ),
         ("acme_pool = 'wbe'", "6:13 acme_pool: no pool is named 'wbe'"),
         (
             "acme_dir = 'd'\nacme_pool = 'web'",
@@ -464,6 +480,24 @@ fn help_with_tls() {
             Some("the backends decrypt; write protocol = \"tls\" to do it here"),
         ),
         (
+            listener("protocol = 'tcp'\nroute = []"),
+            None,
+            Some("write protocol = \"tls_passthrough\" to route without decrypting"),
+        ),
+        (
+            listener("alpn = []"),
+            Some("'alpn' is a key of [listener.tls], [[listener.route]]"),
+            None,
+        ),
+        (routes(""), None, Some("write pool = \"NAME\", the name of a [pool.NAME]")),
+        (routes("pool = 'wbe'"), None, Some("did you mean 'web'?")),
+        (routes("sni = '*'\npool = 'web'"), None, Some("leave 'sni' out to match all")),
+        (
+            routes("pool = 'web'\n[[listener.route]]\npool = 'web'"),
+            None,
+            Some("give that one an 'sni', 'alpn' or 'client', or put it last"),
+        ),
+        (
             listener("protocol = 'redirect'"),
             None,
             Some("a redirect answers by itself; only challenges can go to an acme_pool"),
@@ -488,4 +522,81 @@ fn help_with_tls() {
         let [error] = report.errors() else { panic!("{source}\n{report}") };
         assert_eq!((error.note.as_deref(), error.help.as_deref()), (note, help), "{source}");
     }
+}
+
+#[test]
+fn routes_of_a_listener() {
+    let source = routes(
+        r#"sni = ["Admin.Example.com", "*.internal.Example.com."]
+alpn = []
+client = ["10.0.0.0/8", "::1"]
+pool = "web"
+[[listener.route]]
+alpn = "h2"
+pool = "web"
+[[listener.route]]
+pool = "web""#,
+    );
+    let nothing = Route { sni: Vec::new(), alpn: Vec::new(), client: Vec::new(), pool: 0 };
+    let plan = understood(&source);
+    let [first, second, third] = &plan.listeners[0].routes[..] else { panic!("{plan:?}") };
+    let sni = [
+        SniPattern::Exact("admin.example.com".to_owned()),
+        SniPattern::Wildcard("internal.example.com".to_owned()),
+    ];
+    assert_eq!(first.sni, sni);
+    let client: Vec<_> = first.client.iter().map(ToString::to_string).collect();
+    assert_eq!(client, ["10.0.0.0/8", "::1/128"]);
+    assert_eq!(*second, Route { alpn: vec!["h2".to_owned()], ..nothing.clone() });
+    assert_eq!(*third, nothing, "what is left");
+
+    let decrypted = tls_and_certificate("[[listener.route]]\nsni = 'a'\npool = 'web'");
+    assert_eq!(understood(&decrypted).listeners[0].routes.len(), 1);
+    assert_eq!(understood(&listener("protocol = 'tls_passthrough'")).listeners[0].routes, []);
+}
+
+#[test]
+fn mistakes_in_routes() {
+    let all = "pool = 'web'\n[[listener.route]]\n";
+    for (keys, expected) in [
+        ("", "7:1 this route has no 'pool'"),
+        ("pool = 5", "8:8 pool: expected text in quotes, found a number"),
+        ("pool = 'wbe'", "8:8 pool: no pool is named 'wbe'"),
+        ("pool = 'web'\nname = ''", "9:1 unknown key 'name' in [[listener.route]]"),
+        ("pool = 'web'\nsni = ['a', 5]", "9:13 sni: expected text in quotes, found a number"),
+        ("pool = 'web'\nsni = ''", "9:7 sni: a name is missing"),
+        (
+            "pool = 'web'\nsni = 'a.*.b'",
+            "9:7 sni: 'a.*.b' has a '*' that is not its whole first label",
+        ),
+        (
+            "pool = 'web'\nsni = ['a.b', '*.b', 'A.b.']",
+            "9:22 sni: 'a.b' is already listed on line 9",
+        ),
+        ("pool = 'web'\nalpn = ''", "9:8 alpn: the name of a protocol must not be empty"),
+        (
+            "pool = 'web'\nclient = '10.0.0.1/8'",
+            "9:10 client: '10.0.0.1/8' has bits beyond its prefix",
+        ),
+        (
+            "pool = 'web'\nclient = ['::1', '::1/128']",
+            "9:18 client: '::1/128' is already listed on line 9",
+        ),
+        (
+            &format!("{all}pool = 'web'"),
+            "9:1 this route is never reached: every client matches the one on line 7",
+        ),
+        // What a mistake left out was a condition all the same.
+        (&format!("sni = '*'\n{all}pool = 'web'"), "8:7 sni: '*' alone is every name"),
+    ] {
+        let source = routes(keys);
+        assert_eq!(mistakes(&source), [expected], "{source}");
+    }
+    let single = routes("pool = 'web'").replace("[[listener.route]]", "[listener.route]");
+    assert_eq!(mistakes(&single), ["7:1 route: there can be several of these"]);
+    let source = listener("protocol = 'tls_passthrough'\nroute = 'web'");
+    assert_eq!(mistakes(&source), ["6:9 route: expected [[listener.route]], found text"]);
+    let many = "{ sni = 'a', pool = 'web' },".repeat(10_001);
+    let source = listener(&format!("protocol = 'tls_passthrough'\nroute = [{many}]"));
+    assert_eq!(mistakes(&source), ["6:9 route: 10001 are more than 10000"]);
 }
