@@ -107,8 +107,7 @@ pub struct Listener {
     /// protocol is `tls` or `tls_passthrough`.
     pub routes: Vec<Route>,
     /// Where connections go that no route matches, an index into [`Plan::pools`]; `None` = refuse
-    /// them. Always `None` for a redirect, which
-    /// answers by itself.
+    /// them. Always `None` for a redirect, which answers by itself.
     pub pool: Option<usize>,
     /// Connections at once on this listener; `None` = no limit of its own.
     pub max_connections: Option<NonZeroU32>,

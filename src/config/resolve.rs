@@ -104,7 +104,7 @@ fn protocol(typed: Protocol, pools: &Pools, errors: &mut Findings) -> plan::Prot
         Protocol::Redirect { acme_dir, acme_pool } => {
             let pool = pools.find("acme_pool", acme_pool.as_ref(), errors);
             let directory = acme_dir.map(plan::Challenges::Directory);
-            let challenges = directory.or(pool.map(plan::Challenges::Pool));
+            let challenges = directory.or_else(|| pool.map(plan::Challenges::Pool));
             plan::Protocol::Redirect(plan::Redirect { challenges })
         }
     }
