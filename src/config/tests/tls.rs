@@ -600,3 +600,37 @@ fn mistakes_in_routes() {
     let source = listener(&format!("protocol = 'tls_passthrough'\nroute = [{many}]"));
     assert_eq!(mistakes(&source), ["6:9 route: 10001 are more than 10000"]);
 }
+
+#[test]
+fn many_mistakes_at_once() {
+    let source = r#"[[listener]]
+name = "https"
+bind = "10.0.1.100:443"
+protocol = "tls"
+acme_dir = "/srv/acme"
+
+[listener.tls]
+certificates = [
+  { cert = "a.pem", key = "a.key" },
+  { cert = "a.pem", key = "b.key" },
+]
+min_version = "1.3"
+ciphers = ["ECDHE-RSA-AES128-SHA256"]
+client_auth = "require"
+
+[[listener.route]]
+sni = ["*"]
+client = "10.0.0.1/8"
+
+[[listener.route]]
+pool = "wbe"
+
+[pool.web.tls]
+client_cert = "c.pem"
+
+[[pool.web.backend]]
+address = "10.0.2.10:443"
+"#;
+    let rendered = report(source).to_string();
+    assert_eq!(rendered, include_str!("tls_mistakes.txt").trim_end(), "\n{rendered}\n");
+}
