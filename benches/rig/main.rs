@@ -54,6 +54,7 @@
 mod backend;
 mod bulk;
 mod exchange;
+mod floor;
 mod idle;
 mod machine;
 mod measure;
@@ -64,6 +65,7 @@ mod scenario;
 mod site;
 mod subject;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::{env, io};
 
@@ -74,6 +76,12 @@ use scenario::Scenario;
 use subject::Program;
 
 fn main() -> ExitCode {
+    let mut arguments = env::args_os().skip(1);
+    if arguments.next().is_some_and(|argument| argument == floor::ARGUMENT) {
+        let Err(error) = floor::run(Path::new(&arguments.next().unwrap_or_default()));
+        eprintln!("floor: {error}");
+        return ExitCode::FAILURE;
+    }
     match Options::parse(env::args().skip(1)) {
         Ok(Command::Measure(options)) => match measure(&options) {
             Ok(true) => ExitCode::SUCCESS,

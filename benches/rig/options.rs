@@ -12,7 +12,7 @@ usage: cargo bench --bench rig -- [OPTIONS]
   --rounds N           rounds per scenario (default 9; with --quick 5)
   --only A,B           scenarios, or prefixes of their names:
                        short, bulk1, bulk64, ping64, ping1k, idle
-  --subjects A,B       lockgate, haproxy, haproxy-splice, nginx (default: all but nginx);
+  --subjects A,B       lockgate, floor, haproxy, haproxy-splice, nginx (default: all but nginx);
                        a subject named twice is measured twice, which shows the noise
   --idle N             connections in the idle scenario (default 3000)
   --lockgate PATH      the lockgate binary (default: the one cargo built)
@@ -44,7 +44,7 @@ impl Options {
             quick: false,
             rounds: None,
             only: Vec::new(),
-            subjects: vec![Kind::Lockgate, Kind::Haproxy, Kind::HaproxySplice],
+            subjects: vec![Kind::Lockgate, Kind::Floor, Kind::Haproxy, Kind::HaproxySplice],
             idle: 3000,
             lockgate: option_env!("CARGO_BIN_EXE_lockgate").map(PathBuf::from),
             json: None,

@@ -1,6 +1,7 @@
-//! Epoll, asked without ever sleeping.
+//! Epoll.
 //!
-//! One [`Poller`] serves the clients and the backends of a run.
+//! One [`Poller`] serves the clients and the backends of a run, which never sleep, and one the
+//! floor.
 
 #![allow(unsafe_code, reason = "epoll: in nix, a feature that only this would need")]
 
@@ -59,21 +60,28 @@ impl Poller {
 
     /// The tokens of what is ready now, possibly none.
     pub fn ready(&mut self, tokens: &mut Vec<u64>) -> io::Result<()> {
+        let count = self.wait(0)?;
+        tokens.clear();
+        tokens.extend(self.events[..count].iter().map(|event| event.u64));
+        Ok(())
+    }
+
+    /// Waits so many milliseconds, or without end if negative, until something is ready. Tells how
+    /// many events there are.
+    pub fn wait(&mut self, timeout: i32) -> io::Result<usize> {
         let capacity = i32::try_from(self.events.len()).map_err(io::Error::other)?;
         // SAFETY: the pointer and the capacity describe `self.events`.
         let count = unsafe {
-            libc::epoll_wait(self.epoll.as_raw_fd(), self.events.as_mut_ptr(), capacity, 0)
+            libc::epoll_wait(self.epoll.as_raw_fd(), self.events.as_mut_ptr(), capacity, timeout)
         };
-        tokens.clear();
-        match usize::try_from(count) {
-            Ok(count) => tokens.extend(self.events[..count].iter().map(|event| event.u64)),
-            Err(_) => {
-                let error = io::Error::last_os_error();
-                if error.kind() != io::ErrorKind::Interrupted {
-                    return Err(error);
-                }
-            }
-        }
-        Ok(())
+        usize::try_from(count).or_else(|_| {
+            let error = io::Error::last_os_error();
+            if error.kind() == io::ErrorKind::Interrupted { Ok(0) } else { Err(error) }
+        })
+    }
+
+    /// One of the events that the last [`Poller::wait`] has found.
+    pub fn event(&self, position: usize) -> libc::epoll_event {
+        self.events[position]
     }
 }

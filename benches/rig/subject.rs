@@ -20,6 +20,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
+use crate::floor;
 use crate::machine::pin;
 
 /// Where proxies listen. Connections to the backends have 127.0.0.1 as their source, so on this
@@ -35,17 +36,20 @@ const NGINX_STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Lockgate,
+    Floor,
     Haproxy,
     HaproxySplice,
     Nginx,
 }
 
 impl Kind {
-    const ALL: [Self; 4] = [Self::Lockgate, Self::Haproxy, Self::HaproxySplice, Self::Nginx];
+    const ALL: [Self; 5] =
+        [Self::Lockgate, Self::Floor, Self::Haproxy, Self::HaproxySplice, Self::Nginx];
 
     fn name(self) -> &'static str {
         match self {
             Self::Lockgate => "lockgate",
+            Self::Floor => "floor",
             Self::Haproxy => "haproxy",
             Self::HaproxySplice => "haproxy-splice",
             Self::Nginx => "nginx",
@@ -60,6 +64,7 @@ impl Kind {
     fn config(self, directory: &Path, listen: SocketAddr, backends: &[SocketAddr]) -> String {
         match self {
             Self::Lockgate => lockgate_config(directory, listen, backends),
+            Self::Floor => floor_config(listen, backends),
             Self::Haproxy => haproxy_config(false, listen, backends),
             Self::HaproxySplice => haproxy_config(true, listen, backends),
             Self::Nginx => nginx_config(directory, listen, backends),
@@ -70,6 +75,7 @@ impl Kind {
         let config = config.as_os_str();
         match self {
             Self::Lockgate => vec!["run".as_ref(), "-c".as_ref(), config],
+            Self::Floor => vec![floor::ARGUMENT.as_ref(), config],
             Self::Haproxy | Self::HaproxySplice => vec!["-db".as_ref(), "-f".as_ref(), config],
             Self::Nginx => vec!["-e".as_ref(), "stderr".as_ref(), "-c".as_ref(), config],
         }
@@ -111,6 +117,14 @@ fn lockgate_config(directory: &Path, listen: SocketAddr, backends: &[SocketAddr]
     );
     for backend in backends {
         let _ = write!(config, "[[pool.rig.backend]]\naddress = \"{backend}\"\n");
+    }
+    config
+}
+
+fn floor_config(listen: SocketAddr, backends: &[SocketAddr]) -> String {
+    let mut config = format!("{listen}\n");
+    for backend in backends {
+        let _ = writeln!(config, "{backend}");
     }
     config
 }
@@ -192,7 +206,17 @@ pub struct Program {
 impl Program {
     /// Finds the binary and asks its version; an error says why it cannot be measured.
     pub fn find(kind: Kind, lockgate: Option<&Path>) -> Result<Self, String> {
+        let label = kind.to_string();
         let (path, flag) = match kind {
+            Kind::Floor => {
+                let path = env::current_exe().map_err(|error| error.to_string())?;
+                return Ok(Self {
+                    kind,
+                    label,
+                    version: "the least that a relay can be".to_owned(),
+                    path,
+                });
+            }
             Kind::Lockgate => {
                 let path = lockgate.ok_or("say where it is with --lockgate PATH")?;
                 (path.to_owned(), "--version")
@@ -207,7 +231,7 @@ impl Program {
         // nginx answers on stderr.
         let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
         let version = String::from_utf8_lossy(&text).lines().next().unwrap_or_default().to_owned();
-        Ok(Self { kind, label: kind.to_string(), version, path })
+        Ok(Self { kind, label, version, path })
     }
 }
 
