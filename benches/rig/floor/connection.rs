@@ -17,8 +17,9 @@ const BUFFER: usize = 16 << 10;
 /// Bytes that a pipe takes.
 const PIPE: usize = 1 << 20;
 
-/// Bytes that a flow may move until others get their turn.
-const TURN: usize = 256 << 10;
+/// Bytes that all flows together may move in a round, and the least for each.
+const ROUND: usize = 1 << 20;
+const LEAST_TURN: usize = 96 << 10;
 
 /// Pipes that are kept for the next flow that wants one.
 const SPARE_PIPES: usize = 64;
@@ -31,6 +32,8 @@ const BACKEND: usize = 1;
 pub struct Tools {
     buffer: Box<[u8]>,
     pipes: Vec<Pipe>,
+    /// Bytes that a flow may move until others have their turn.
+    turn: usize,
 }
 
 pub struct Connection {
@@ -88,7 +91,12 @@ struct Pipe {
 
 impl Tools {
     pub fn new() -> Self {
-        Self { buffer: vec![0; BUFFER].into_boxed_slice(), pipes: Vec::new() }
+        Self { buffer: vec![0; BUFFER].into_boxed_slice(), pipes: Vec::new(), turn: ROUND }
+    }
+
+    /// Divides a round among so many flows that have more to move than fits into it.
+    pub fn share(&mut self, flows: usize) {
+        self.turn = (ROUND / flows.max(1)).max(LEAST_TURN);
     }
 }
 
@@ -161,7 +169,7 @@ impl Connection {
     fn pump(&mut self, from: usize, tools: &mut Tools) -> nix::Result<bool> {
         let [client, backend] = &mut self.ends;
         let (source, sink) = if from == CLIENT { (client, backend) } else { (backend, client) };
-        let mut left = TURN;
+        let mut left = tools.turn;
         loop {
             let flow = &mut self.flows[from];
             if !flow.flush(sink, &mut tools.pipes)? || flow.ended || !source.readable {
@@ -185,7 +193,7 @@ impl Connection {
                 }
                 Ok(count) if flow.bulk => {
                     flow.bulk = count >= BUFFER;
-                    left = left.saturating_sub(count);
+                    left = 0;
                 }
                 Ok(count) => {
                     flow.bulk = count == BUFFER;
