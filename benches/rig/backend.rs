@@ -12,13 +12,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::poller::{Interest, Poller};
 
-/// How many addresses there are. Each has its own ~28 000 ephemeral ports towards it, and closed
-/// connections keep theirs for a minute.
-const ADDRESSES: u8 = 8;
-
 /// Set in the tokens of backends, and of nobody else.
 const BACKEND: u64 = 1 << 63;
-/// Set in the tokens of their listeners.
+/// Set in the token of their listener.
 const LISTENER: u64 = 1 << 62;
 
 /// What one `sendfile` sends at most. The data is zeros, in memory.
@@ -33,7 +29,8 @@ pub enum Behaviour {
 }
 
 pub struct Backends {
-    listeners: Vec<TcpListener>,
+    /// One for all addresses.
+    listener: TcpListener,
     addresses: Vec<SocketAddr>,
     behaviour: Behaviour,
     zeros: File,
@@ -49,32 +46,22 @@ struct Session {
 }
 
 impl Backends {
-    pub fn listen(behaviour: Behaviour, poller: &Poller) -> io::Result<Self> {
-        let mut listeners = Vec::new();
-        let mut addresses = Vec::new();
-        for index in 0..ADDRESSES {
-            let socket = Socket::new_raw(
-                Domain::IPV4,
-                Type::STREAM.nonblocking().cloexec(),
-                Some(Protocol::TCP),
-            )?;
-            socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2 + index), 0)).into())?;
-            socket.listen(4096)?;
-            let listener = TcpListener::from(socket);
-            poller.add(&listener, BACKEND | LISTENER | u64::from(index), Interest::Edges)?;
-            addresses.push(listener.local_addr()?);
-            listeners.push(listener);
-        }
+    pub fn listen(
+        behaviour: Behaviour,
+        addresses: impl Iterator<Item = Ipv4Addr>,
+        poller: &Poller,
+    ) -> io::Result<Self> {
+        let kind = Type::STREAM.nonblocking().cloexec();
+        let socket = Socket::new_raw(Domain::IPV4, kind, Some(Protocol::TCP))?;
+        socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)).into())?;
+        socket.listen(4096)?;
+        let listener = TcpListener::from(socket);
+        poller.add(&listener, BACKEND | LISTENER, Interest::Edges)?;
+        let port = listener.local_addr()?.port();
+        let addresses = addresses.map(|address| (address, port).into()).collect();
         let zeros = File::from(memfd_create("zeros", MFdFlags::MFD_CLOEXEC)?);
         zeros.set_len(FLOOD_BYTES as u64)?;
-        Ok(Self {
-            listeners,
-            addresses,
-            behaviour,
-            zeros,
-            sessions: Vec::new(),
-            vacant: Vec::new(),
-        })
+        Ok(Self { listener, addresses, behaviour, zeros, sessions: Vec::new(), vacant: Vec::new() })
     }
 
     pub fn addresses(&self) -> &[SocketAddr] {
@@ -91,7 +78,7 @@ impl Backends {
     pub fn handle(&mut self, token: u64, poller: &Poller) -> io::Result<()> {
         let index = usize::try_from(token & !(BACKEND | LISTENER)).map_err(io::Error::other)?;
         if token & LISTENER != 0 {
-            return self.accept(index, poller);
+            return self.accept(poller);
         }
         // An event may outlive its session by one batch, then it finds nobody, or a successor.
         // Both take it as a spurious one.
@@ -109,9 +96,9 @@ impl Backends {
         Ok(())
     }
 
-    fn accept(&mut self, listener: usize, poller: &Poller) -> io::Result<()> {
+    fn accept(&mut self, poller: &Poller) -> io::Result<()> {
         loop {
-            let socket = match self.listeners[listener].accept() {
+            let socket = match self.listener.accept() {
                 Ok((socket, _)) => socket,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => continue,

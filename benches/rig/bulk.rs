@@ -17,7 +17,7 @@ const SWALLOW: usize = 1 << 17;
 
 /// Runs until the window, counted in bytes, closes.
 pub fn run(site: &mut Site, connections: usize, warm_up: u64, bytes: u64) -> io::Result<Measured> {
-    let mut window = Window::over(site.pid(), warm_up, bytes)?;
+    let mut window = Window::over(&site.pids()?, warm_up, bytes)?;
     let mut sockets = Vec::new();
     for client in 0..connections {
         sockets.push(site.connect(client, Interest::Readable)?);

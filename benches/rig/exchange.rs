@@ -5,6 +5,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 
+use crate::crowd;
 use crate::measure::{Measured, Window};
 use crate::poller::Interest;
 use crate::site::Site;
@@ -22,10 +23,13 @@ pub enum Then {
 }
 
 /// Clients that exchange messages through the proxy.
+#[derive(Clone, Copy)]
 pub struct Exchange {
     pub bytes: usize,
     pub clients: usize,
     pub then: Then,
+    /// Connections that are open and silent meanwhile.
+    pub beside: usize,
 }
 
 /// A connection and its current exchange.
@@ -45,18 +49,31 @@ impl Exchange {
         warm_up: u64,
         exchanges: u64,
     ) -> io::Result<(Measured, u64)> {
-        let mut window = Window::over(site.pid(), warm_up, exchanges)?;
+        let (mut silent, lost) = crowd::gather(site, self.clients, self.beside, self.bytes)?;
+        let mut failures = lost;
         let mut serial = 0;
-        let mut failures = 0;
         let mut callers = Vec::new();
-        for client in 0..self.clients {
-            serial += 1;
-            callers.push(Caller::connect(site, client, self.bytes, serial)?);
+        if self.then == Then::Repeat {
+            let (gathered, lost) = crowd::gather(site, 0, self.clients, self.bytes)?;
+            callers = gathered;
+            failures += lost;
+            for caller in &mut callers {
+                serial += 1;
+                caller.begin(serial);
+                // The reply cannot be here yet; a failure comes again when it is awaited.
+                let _ = caller.proceed();
+            }
+        } else {
+            for client in 0..self.clients {
+                serial += 1;
+                callers.push(Caller::connect(site, client, self.bytes, serial)?);
+            }
         }
+        let mut window = Window::over(&site.pids()?, warm_up, exchanges)?;
         let mut ready = Vec::new();
         loop {
             site.turn(&mut ready)?;
-            for &client in &ready {
+            for &client in ready.iter().filter(|&&client| client < self.clients) {
                 // On a kept connection the next request goes out at once, so go round again.
                 loop {
                     let reply = callers[client].proceed();
@@ -72,7 +89,7 @@ impl Exchange {
                     match reply {
                         Ok(_) => {
                             if let Some(measured) = window.advance(1)? {
-                                return Ok((measured, failures));
+                                return Ok((measured, failures + crowd::gone(&mut silent)));
                             }
                         }
                         Err(error) if failures == HOPELESS => return Err(error),
@@ -101,7 +118,7 @@ impl Caller {
     }
 
     /// Makes the next request. No two are alike, so that no reply passes for another's.
-    fn begin(&mut self, serial: u64) {
+    pub fn begin(&mut self, serial: u64) {
         for chunk in self.request.chunks_mut(8) {
             chunk.copy_from_slice(&serial.to_le_bytes()[..chunk.len()]);
         }
@@ -128,6 +145,11 @@ impl Caller {
         }
         let right = self.request.iter().zip(&self.reply).all(|(sent, got)| *got == !*sent);
         if right { Ok(true) } else { Err(ErrorKind::InvalidData.into()) }
+    }
+
+    /// Whether its reply is here: no request is under way.
+    pub fn is_idle(&self) -> bool {
+        self.received == self.reply.len()
     }
 
     /// Whether the connection is open, with nothing to read.

@@ -3,12 +3,10 @@
 use std::time::Duration;
 use std::{io, thread};
 
-use crate::exchange::{Caller, Exchange, Then};
+use crate::crowd;
+use crate::exchange::{Exchange, Then};
 use crate::measure::Memory;
 use crate::site::Site;
-
-/// Connections that are being opened at a time.
-const IN_FLIGHT: usize = 32;
 
 /// How long a proxy gets to give back what it needs no more.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -21,48 +19,23 @@ pub fn run(
     warm_up: u64,
 ) -> io::Result<(Memory, Memory, u64)> {
     // Buffers, pools and code that the first connections bring in are no cost of the idle ones.
-    let first = Exchange { bytes, clients: IN_FLIGHT, then: Then::Reconnect };
+    let first = Exchange { bytes, clients: 32, then: Then::Reconnect, beside: 0 };
     first.run(site, warm_up, 1)?;
-    let mut ready = Vec::new();
-    settle(site, &mut ready)?;
+    settle(site)?;
     let before = Memory::of(site.pid())?;
-
-    let mut callers: Vec<Caller> = Vec::with_capacity(connections);
-    let mut replied = vec![false; connections];
-    let mut finished = 0;
-    let mut failures = 0;
-    while finished < connections {
-        while callers.len() < connections && callers.len() - finished < IN_FLIGHT {
-            let client = callers.len();
-            callers.push(Caller::connect(site, client, bytes, client as u64)?);
-        }
-        site.turn(&mut ready)?;
-        for &client in &ready {
-            if replied[client] {
-                continue;
-            }
-            match callers[client].proceed() {
-                Ok(false) => continue,
-                Ok(true) => {}
-                Err(_) => failures += 1,
-            }
-            replied[client] = true;
-            finished += 1;
-        }
-    }
-    settle(site, &mut ready)?;
+    let (mut callers, failures) = crowd::gather(site, 0, connections, bytes)?;
+    settle(site)?;
     let with = Memory::of(site.pid())?;
-
     // A connection that the proxy dropped meanwhile holds no memory, and must not look cheap.
-    let gone = callers.iter_mut().map(Caller::is_quiet).filter(|quiet| !quiet).count();
-    Ok((before, with, failures.max(gone) as u64))
+    Ok((before, with, failures.max(crowd::gone(&mut callers))))
 }
 
 /// Lets the proxy and the backends finish what they are at.
-fn settle(site: &mut Site, ready: &mut Vec<usize>) -> io::Result<()> {
+fn settle(site: &mut Site) -> io::Result<()> {
+    let mut ready = Vec::new();
     for _ in 0..30 {
         thread::sleep(SETTLE / 30);
-        site.turn(ready)?;
+        site.turn(&mut ready)?;
     }
     Ok(())
 }

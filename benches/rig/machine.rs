@@ -10,6 +10,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::utsname::uname;
 use nix::unistd::Pid;
 
+use crate::network::{Network, Wanted};
+
 /// Core numbers, as the kernel counts them.
 #[derive(Clone, Copy)]
 pub struct Cores {
@@ -21,6 +23,7 @@ pub struct Cores {
 
 pub struct Machine {
     pub cores: Cores,
+    pub network: Network,
     pub kernel: String,
     pub cpu: String,
     pub congestion_control: String,
@@ -28,13 +31,13 @@ pub struct Machine {
 
 impl Machine {
     /// Pins this thread, and allows this process and its children as many files as it may.
-    pub fn prepare() -> io::Result<Self> {
+    pub fn prepare(network: Wanted) -> io::Result<Self> {
         let allowed = sched_getaffinity(Pid::from_raw(0))?;
         let mut usable = (0..CpuSet::count()).filter(|&core| allowed.is_set(core).unwrap_or(false));
         let (Some(load), Some(subject)) = (usable.next(), usable.next()) else {
             return Err(io::Error::other("needs two cores: one for the load, one for the proxy"));
         };
-        pin(load)?;
+        pin(&[load])?;
 
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
@@ -42,6 +45,10 @@ impl Machine {
         let name = uname()?;
         Ok(Self {
             cores: Cores { load, subject },
+            network: match network {
+                Wanted::Loopback => Network::Loopback,
+                Wanted::Veth => Network::veth()?,
+            },
             kernel: format!(
                 "{} {}",
                 name.sysname().to_string_lossy(),
@@ -54,10 +61,12 @@ impl Machine {
     }
 }
 
-/// Confines the calling thread, and what it starts, to one core. Async-signal-safe.
-pub fn pin(core: usize) -> io::Result<()> {
+/// Confines the calling thread, and what it starts, to some cores. Async-signal-safe.
+pub fn pin(cores: &[usize]) -> io::Result<()> {
     let mut only = CpuSet::new();
-    only.set(core)?;
+    for &core in cores {
+        only.set(core)?;
+    }
     Ok(sched_setaffinity(Pid::from_raw(0), &only)?)
 }
 

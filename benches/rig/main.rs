@@ -53,11 +53,16 @@
 
 mod backend;
 mod bulk;
+mod chart;
+mod crowd;
 mod exchange;
 mod floor;
+mod histogram;
 mod idle;
+mod latency;
 mod machine;
 mod measure;
+mod network;
 mod options;
 mod poller;
 mod report;
@@ -67,7 +72,7 @@ mod subject;
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::{env, io};
+use std::{env, fs, io};
 
 use machine::Machine;
 use options::{Command, Options};
@@ -109,10 +114,10 @@ fn main() -> ExitCode {
 
 /// Measures and reports everything; `false` if any run or connection failed.
 fn measure(options: &Options) -> io::Result<bool> {
-    let machine = Machine::prepare()?;
+    let machine = Machine::prepare(options.network)?;
     let mut programs: Vec<Program> = Vec::new();
     for &kind in &options.subjects {
-        match Program::find(kind, options.lockgate.as_deref()) {
+        match Program::find(kind, options) {
             Ok(mut program) => {
                 let twins = programs.iter().filter(|other| other.kind == kind).count();
                 if twins > 0 {
@@ -129,13 +134,18 @@ fn measure(options: &Options) -> io::Result<bool> {
 
     let mut report = Report::new(machine, &programs, options);
     report.print_heading();
-    for scenario in Scenario::all(options) {
+    for mut scenario in Scenario::all(options) {
+        let reference = programs.iter().find(|program| program.kind.is_reference());
+        scenario.calibrate(reference.unwrap_or(&programs[0]), report.machine())?;
         let table = run_rounds(&scenario, &programs, report.machine(), options.rounds());
         table.print();
         report.push(table);
     }
     if let Some(path) = &options.json {
         report.write_json(path)?;
+    }
+    if let Some(path) = &options.chart {
+        fs::write(path, chart::draw(&report))?;
     }
     Ok(report.is_clean())
 }
@@ -154,10 +164,10 @@ fn run_rounds(
             order.reverse();
         }
         for index in order {
-            if table.has_failed(index) {
+            if table.has_failed(index) || !programs[index].kind.can_have(scenario.workers) {
                 continue;
             }
-            match scenario.run(&programs[index], machine.cores) {
+            match scenario.run(&programs[index], machine) {
                 Ok(outcome) => table.record(index, outcome),
                 Err(error) => {
                     eprintln!("rig: {}, {}: {error}", scenario.name, programs[index].label);

@@ -40,7 +40,7 @@ impl CpuClock {
 
 /// A stretch of a run: it opens after the warm-up and closes when enough was done.
 pub struct Window {
-    subject: CpuClock,
+    subject: Vec<CpuClock>,
     load: CpuClock,
     opens_at: u64,
     length: u64,
@@ -68,10 +68,10 @@ pub struct Measured {
 }
 
 impl Window {
-    /// A window over the CPU time of the process `subject`.
-    pub fn over(subject: u32, warm_up: u64, length: u64) -> io::Result<Self> {
+    /// A window over the CPU time of the processes `subject`.
+    pub fn over(subject: &[u32], warm_up: u64, length: u64) -> io::Result<Self> {
         Ok(Self {
-            subject: CpuClock::of(subject)?,
+            subject: subject.iter().map(|&pid| CpuClock::of(pid)).collect::<io::Result<_>>()?,
             load: CpuClock::of(process::id())?,
             opens_at: warm_up,
             length,
@@ -103,7 +103,7 @@ impl Window {
 
     fn read(&self) -> io::Result<Reading> {
         Ok(Reading {
-            subject: self.subject.read()?,
+            subject: self.subject.iter().map(CpuClock::read).sum::<io::Result<_>>()?,
             load: self.load.read()?,
             time: Instant::now(),
             done: self.done,
@@ -111,7 +111,7 @@ impl Window {
     }
 }
 
-/// Bytes of user memory of a process.
+/// Bytes of memory of a process, and of the kernel.
 #[derive(Clone, Copy)]
 pub struct Memory {
     /// Resident, pages that other processes also map included.
@@ -120,16 +120,20 @@ pub struct Memory {
     pub pss: u64,
     /// Resident and in no other process.
     pub private: u64,
+    /// The kernel's objects and page tables, on behalf of whomever.
+    pub kernel: u64,
 }
 
 impl Memory {
     pub fn of(pid: u32) -> io::Result<Self> {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+        let machine = fs::read_to_string("/proc/meminfo")?;
         Ok(Self {
             rss: kilobytes(&status, "VmRSS:")?,
             pss: kilobytes(&rollup, "Pss:")?,
             private: kilobytes(&rollup, "Private_Clean:")? + kilobytes(&rollup, "Private_Dirty:")?,
+            kernel: kilobytes(&machine, "Slab:")? + kilobytes(&machine, "PageTables:")?,
         })
     }
 }

@@ -2,21 +2,27 @@
 
 use std::path::PathBuf;
 
+use crate::network::Wanted;
 use crate::scenario;
 use crate::subject::Kind;
 
 pub const USAGE: &str = "\
 usage: cargo bench --bench rig -- [OPTIONS]
 
-  --quick              less work and fewer rounds: 60 to 90 seconds in all
-  --rounds N           rounds per scenario (default 9; with --quick 5)
-  --only A,B           scenarios, or prefixes of their names:
-                       short, bulk1, bulk64, ping64, ping1k, idle
-  --subjects A,B       lockgate, floor, haproxy, haproxy-splice, nginx (default: all but nginx);
+  --quick              less work, fewer rounds and not all scenarios: below three minutes in all
+  --rounds N           rounds per scenario (default 9; with --quick 3)
+  --only A,B           scenarios, or prefixes of their names: short, bulk1, bulk64, ping64, ping1k,
+                       conns100, conns1k, conns9k, short9k, backends1, backends100, backends1000,
+                       latency-kept, latency-new, workers1, workers2, idle
+  --subjects A,B       lockgate, floor, haproxy, haproxy-splice, nginx, envoy (default: all);
                        a subject named twice is measured twice, which shows the noise
+  --network KIND       loopback (default), or veth: the proxy in a network namespace of its own,
+                       behind virtual Ethernet devices (needs root)
   --idle N             connections in the idle scenario (default 3000)
   --lockgate PATH      the lockgate binary (default: the one cargo built)
+  --envoy PATH         the envoy binary (default: where PATH has it)
   --json FILE          also write all results to FILE
+  --chart FILE         also draw them, as SVG
   --help               this text
 ";
 
@@ -35,7 +41,10 @@ pub struct Options {
     pub subjects: Vec<Kind>,
     pub idle: usize,
     pub lockgate: Option<PathBuf>,
+    pub envoy: Option<PathBuf>,
     pub json: Option<PathBuf>,
+    pub chart: Option<PathBuf>,
+    pub network: Wanted,
 }
 
 impl Options {
@@ -44,10 +53,13 @@ impl Options {
             quick: false,
             rounds: None,
             only: Vec::new(),
-            subjects: vec![Kind::Lockgate, Kind::Floor, Kind::Haproxy, Kind::HaproxySplice],
+            subjects: Kind::ALL.to_vec(),
             idle: 3000,
             lockgate: option_env!("CARGO_BIN_EXE_lockgate").map(PathBuf::from),
+            envoy: None,
             json: None,
+            chart: None,
+            network: Wanted::Loopback,
         };
         let mut any = false;
         while let Some(arg) = args.next() {
@@ -66,6 +78,15 @@ impl Options {
                         value()?.split(',').map(str::parse).collect::<Result<_, _>>()?;
                 }
                 "--lockgate" => options.lockgate = Some(value()?.into()),
+                "--envoy" => options.envoy = Some(value()?.into()),
+                "--chart" => options.chart = Some(value()?.into()),
+                "--network" => {
+                    options.network = match value()?.as_str() {
+                        "loopback" => Wanted::Loopback,
+                        "veth" => Wanted::Veth,
+                        other => return Err(format!("no network is called {other}")),
+                    }
+                }
                 "--json" => options.json = Some(value()?.into()),
                 _ => return Err(format!("unknown option {arg}")),
             }
@@ -79,12 +100,15 @@ impl Options {
     }
 
     pub fn rounds(&self) -> usize {
-        self.rounds.unwrap_or(if self.quick { 5 } else { 9 })
+        self.rounds.unwrap_or(if self.quick { 3 } else { 9 })
     }
 
-    /// Whether `--only` lets this scenario through.
+    /// Whether `--only` lets this scenario through or, without it, `--quick` does.
     pub fn wants(&self, scenario: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|wanted| scenario.starts_with(wanted))
+        if self.only.is_empty() {
+            return !self.quick || scenario::QUICK.contains(&scenario);
+        }
+        self.only.iter().any(|wanted| scenario.starts_with(wanted))
     }
 }
 

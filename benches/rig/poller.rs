@@ -58,9 +58,9 @@ impl Poller {
         if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// The tokens of what is ready now, possibly none.
-    pub fn ready(&mut self, tokens: &mut Vec<u64>) -> io::Result<()> {
-        let count = self.wait(0)?;
+    /// The tokens of what is ready, possibly none; waits as [`Poller::wait`] does.
+    pub fn ready(&mut self, tokens: &mut Vec<u64>, timeout: i32) -> io::Result<()> {
+        let count = self.wait(timeout)?;
         tokens.clear();
         tokens.extend(self.events[..count].iter().map(|event| event.u64));
         Ok(())

@@ -35,23 +35,36 @@ impl Report {
         self.tables.push(table);
     }
 
+    pub fn tables(&self) -> &[Table] {
+        &self.tables
+    }
+
+    /// The machine in a line.
+    pub fn subtitle(&self) -> String {
+        let Machine { kernel, cpu, network, .. } = &self.machine;
+        format!("{cpu}, {kernel}, over {}; {} rounds", network.name(), self.rounds)
+    }
+
     /// Whether nothing failed.
     pub fn is_clean(&self) -> bool {
         self.tables.iter().flat_map(|table| &table.rows).all(Row::is_clean)
     }
 
     pub fn print_heading(&self) {
-        let Machine { cores, kernel, cpu, congestion_control } = &self.machine;
-        println!("{cpu}, {kernel}, {congestion_control}");
+        let Machine { cores, network, kernel, cpu, congestion_control } = &self.machine;
+        println!("{cpu}, {kernel}, {congestion_control}, over {}", network.name());
         println!("load on core {}, proxy on core {}", cores.load, cores.subject);
         println!("{} interleaved rounds; CPU is the proxy's, user and system", self.rounds);
         for (label, version) in &self.versions {
             println!("  {label}: {version}");
         }
+        if self.quick {
+            println!("quick: less work, fewer rounds, and not all scenarios (--only has them all)");
+        }
     }
 
     pub fn write_json(&self, path: &Path) -> io::Result<()> {
-        let Machine { cores, kernel, cpu, congestion_control } = &self.machine;
+        let Machine { cores, network, kernel, cpu, congestion_control } = &self.machine;
         let versions: serde_json::Map<String, Value> =
             self.versions.iter().map(|(label, text)| (label.clone(), json!(text))).collect();
         let scenarios: Vec<Value> = self.tables.iter().map(Table::to_json).collect();
@@ -59,6 +72,7 @@ impl Report {
             "machine": {
                 "cpu": cpu,
                 "kernel": kernel,
+                "network": network.name(),
                 "congestion_control": congestion_control,
                 "load_core": cores.load,
                 "proxy_core": cores.subject,
@@ -119,6 +133,26 @@ impl Table {
     /// A run that has no value: the proxy did not start, or the load did not come through.
     pub fn record_failed_run(&mut self, row: usize) {
         self.rows[row].failed_runs += 1;
+    }
+
+    /// Its name, and what its values are.
+    pub fn title(&self) -> (&str, String) {
+        (self.name, format!("{}, {}", self.what, self.unit))
+    }
+
+    /// The label, the median as text and the ratio of each row that has them.
+    pub fn bars(&self) -> Vec<(&str, String, f64)> {
+        let Some((_, reference)) = self.reference() else {
+            return Vec::new();
+        };
+        self.rows
+            .iter()
+            .filter_map(|row| {
+                let median = row.values()?.median;
+                let text = format!("{median:.*}", self.precision);
+                Some((row.label.as_str(), text, median / reference))
+            })
+            .collect()
     }
 
     /// What the ratios are against: the HAProxy with the lower median, if one was measured.

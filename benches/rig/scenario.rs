@@ -7,20 +7,63 @@ use std::io;
 use crate::backend::Behaviour;
 use crate::bulk;
 use crate::exchange::{Exchange, Then};
+use crate::histogram::Slices;
 use crate::idle;
-use crate::machine::Cores;
+use crate::latency::OpenLoop;
+use crate::machine::Machine;
 use crate::measure::{Measured, Memory};
 use crate::options::Options;
-use crate::site::Site;
+use crate::site::{Plan, Site};
 use crate::subject::Program;
 
-/// What `--only` chooses from.
-pub const NAMES: [&str; 6] = ["short", "bulk1", "bulk64", "ping64", "ping1k", "idle"];
+/// What `--only` chooses from, in the order in which they run.
+pub const NAMES: [&str; 17] = [
+    "short",
+    "bulk1",
+    "bulk64",
+    "ping64",
+    "ping1k",
+    "conns100",
+    "conns1k",
+    "conns9k",
+    "short9k",
+    "backends1",
+    "backends100",
+    "backends1000",
+    "latency-kept",
+    "latency-new",
+    "workers1",
+    "workers2",
+    "idle",
+];
+
+/// What is left with `--quick`.
+pub const QUICK: [&str; 9] = [
+    "short",
+    "bulk1",
+    "bulk64",
+    "ping64",
+    "conns9k",
+    "backends1000",
+    "latency-kept",
+    "latency-new",
+    "idle",
+];
 
 const GB: u64 = 1_000_000_000;
 
 /// Bytes of a message in all scenarios that are not about its size.
 const SMALL: usize = 64;
+
+/// Connections in flight where each carries one exchange.
+const SHORT: usize = 32;
+
+/// Backends in all scenarios that are not about their number. Each has its own ~28 000 ephemeral
+/// ports towards it, and closed connections keep theirs for a while.
+const BACKENDS: u32 = 8;
+
+/// How much of what the reference can do at most is asked for where latency is measured.
+const MODERATE: f64 = 0.5;
 
 pub struct Scenario {
     pub name: &'static str,
@@ -30,9 +73,15 @@ pub struct Scenario {
     pub precision: usize,
     /// What accompanies the value.
     pub columns: &'static [Column],
+    /// Workers of the proxy.
+    pub workers: usize,
     load: Load,
     warm_up: u64,
     length: u64,
+    backends: u32,
+    shares_cores: bool,
+    /// Requests per second, of an open loop.
+    rate: f64,
 }
 
 /// A name, and how many digits after the point mean something.
@@ -42,6 +91,7 @@ enum Load {
     Exchange(Exchange),
     Bulk { connections: usize },
     Idle { connections: usize },
+    OpenLoop(OpenLoop),
 }
 
 /// What one run showed. Less is better.
@@ -58,30 +108,90 @@ impl Scenario {
     /// Those that were asked for.
     pub fn all(options: &Options) -> Vec<Self> {
         let part = if options.quick { 2 } else { 1 };
-        let mut all: Vec<Self> =
-            NAMES.iter().map(|name| Self::named(name, part, options.idle)).collect();
-        all.retain(|scenario| options.wants(scenario.name));
-        all
+        NAMES
+            .iter()
+            .filter(|name| options.wants(name))
+            .map(|name| Self::named(name, part, options.idle))
+            .collect()
     }
 
     /// `part` divides the work of the window.
     fn named(name: &'static str, part: u64, idle: usize) -> Self {
+        let short = Exchange { bytes: SMALL, clients: SHORT, then: Then::Reconnect, beside: 0 };
+        let kept = |bytes, clients| Exchange { bytes, clients, then: Then::Repeat, beside: 0 };
         let (load, warm_up, length) = match name {
             // Each connection leaves two in TIME_WAIT for a minute: enough of them slow the search
             // for a free port, so the runs are no longer than they must be.
-            "short" => (Load::exchange(SMALL, 32, Then::Reconnect), 2000, 16_000 / part),
-            "bulk1" => (Load::Bulk { connections: 1 }, GB / 5, 2 * GB / part),
-            "bulk64" => (Load::Bulk { connections: 64 }, GB / 2, 4 * GB / part),
-            "ping64" => (Load::exchange(SMALL, 64, Then::Repeat), 5000, 80_000 / part),
-            "ping1k" => (Load::exchange(1024, 64, Then::Repeat), 5000, 80_000 / part),
+            "short" | "backends1" | "backends100" | "backends1000" | "workers1" | "workers2" => {
+                (Load::Exchange(short), 2000, 16_000)
+            }
+            "short9k" => (Load::Exchange(Exchange { beside: 9000, ..short }), 2000, 16_000),
+            "bulk1" => (Load::Bulk { connections: 1 }, GB / 5, 2 * GB),
+            "bulk64" => (Load::Bulk { connections: 64 }, GB / 2, 4 * GB),
+            "ping64" => (Load::Exchange(kept(SMALL, 64)), 5000, 80_000),
+            "ping1k" => (Load::Exchange(kept(1024, 64)), 5000, 80_000),
+            "conns100" => (Load::Exchange(kept(SMALL, 100)), 10_000, 80_000),
+            "conns1k" => (Load::Exchange(kept(SMALL, 1000)), 10_000, 80_000),
+            "conns9k" => (Load::Exchange(kept(SMALL, 9000)), 20_000, 80_000),
+            "latency-kept" => {
+                let connections = 64;
+                let then = Then::Repeat;
+                (Load::OpenLoop(OpenLoop { bytes: SMALL, then, connections }), 20_000, 160_000)
+            }
+            "latency-new" => {
+                let (then, connections) = (Then::Reconnect, 0);
+                (Load::OpenLoop(OpenLoop { bytes: SMALL, then, connections }), 4000, 60_000)
+            }
             "idle" => (Load::Idle { connections: idle }, 100, 0),
             _ => unreachable!("{name} is not in NAMES"),
         };
-        let what = match load {
-            Load::Exchange(Exchange { bytes, clients, then: Then::Reconnect }) => {
+        let (unit, precision, columns): (_, _, &[Column]) = match load {
+            Load::Exchange(_) => ("µs", 1, &[Column("1000/s", 1), Column("busy %", 0)]),
+            Load::Bulk { .. } => ("s", 3, &[Column("GB/s", 2), Column("busy %", 0)]),
+            Load::OpenLoop(_) => (
+                "µs",
+                0,
+                &[
+                    Column("p50", 0),
+                    Column("p99.9", 0),
+                    Column("CPU µs", 1),
+                    Column("1000/s", 1),
+                    Column("busy %", 0),
+                ],
+            ),
+            Load::Idle { .. } => {
+                ("bytes", 0, &[Column("Pss", 0), Column("private", 0), Column("kernel", 0)])
+            }
+        };
+        let mut scenario = Self {
+            name,
+            what: String::new(),
+            unit,
+            precision,
+            columns,
+            workers: if name == "workers2" { 2 } else { 1 },
+            load,
+            warm_up,
+            length: length / part,
+            backends: match name {
+                "backends1" => 1,
+                "backends100" => 100,
+                "backends1000" => 1000,
+                _ => BACKENDS,
+            },
+            shares_cores: name.starts_with("workers"),
+            rate: 0.0,
+        };
+        scenario.what = scenario.describe();
+        scenario
+    }
+
+    fn describe(&self) -> String {
+        let mut text = match self.load {
+            Load::Exchange(Exchange { bytes, clients, then: Then::Reconnect, .. }) => {
                 format!("CPU per connection, {bytes} bytes each way, {clients} in flight")
             }
-            Load::Exchange(Exchange { bytes, clients, then: Then::Repeat }) => {
+            Load::Exchange(Exchange { bytes, clients, then: Then::Repeat, .. }) => {
                 format!("CPU per round trip of {bytes} bytes, {clients} connections")
             }
             Load::Bulk { connections: 1 } => "CPU per GB, 1 connection".to_owned(),
@@ -89,41 +199,87 @@ impl Scenario {
             Load::Idle { connections } => {
                 format!("user memory (VmRSS) per idle connection, of {connections}")
             }
+            Load::OpenLoop(OpenLoop { bytes, then, connections }) => {
+                let on = match then {
+                    Then::Repeat => format!("{connections} kept connections"),
+                    Then::Reconnect => "a new connection each".to_owned(),
+                };
+                format!(
+                    "99th percentile of latency, {:.0} requests/s of {bytes} bytes, {on}",
+                    self.rate
+                )
+            }
         };
-        let (unit, precision, columns) = match load {
-            Load::Exchange(_) => ("µs", 1, &[Column("1000/s", 1), Column("busy %", 0)]),
-            Load::Bulk { .. } => ("s", 3, &[Column("GB/s", 2), Column("busy %", 0)]),
-            Load::Idle { .. } => ("bytes", 0, &[Column("Pss", 0), Column("private", 0)]),
+        if let Load::Exchange(Exchange { beside: 1.., .. }) = self.load {
+            text.push_str(", 9000 idle beside");
+        }
+        if self.backends != BACKENDS {
+            text.push_str(&format!(", {} backends", self.backends));
+        }
+        if self.shares_cores {
+            text.push_str(&format!(", {} workers, both cores for all", self.workers));
+        }
+        text
+    }
+
+    /// Finds the rate at which latency is measured: part of what a proxy can do.
+    pub fn calibrate(&mut self, reference: &Program, machine: &Machine) -> io::Result<()> {
+        let Load::OpenLoop(OpenLoop { bytes, then, connections }) = self.load else {
+            return Ok(());
         };
-        Self { name, what, unit, precision, columns, load, warm_up, length }
+        let clients = if then == Then::Repeat { connections } else { SHORT };
+        let closed = Exchange { bytes, clients, then, beside: 0 };
+        let mut site = Site::open(reference, machine, self.plan())?;
+        let (measured, _) = closed.run(&mut site, self.warm_up, self.length / 2)?;
+        let capacity = measured.units as f64 / measured.wall.as_secs_f64();
+        self.rate = (capacity * MODERATE / 1000.0).round().max(1.0) * 1000.0;
+        self.what = self.describe();
+        Ok(())
+    }
+
+    fn plan(&self) -> Plan {
+        Plan {
+            behaviour: match self.load {
+                Load::Exchange(Exchange { bytes, .. }) | Load::OpenLoop(OpenLoop { bytes, .. }) => {
+                    Behaviour::Answer(bytes)
+                }
+                Load::Bulk { .. } => Behaviour::Flood,
+                Load::Idle { .. } => Behaviour::Answer(SMALL),
+            },
+            backends: self.backends,
+            workers: self.workers,
+            shares_cores: self.shares_cores,
+        }
     }
 
     /// Measures one proxy once.
-    pub fn run(&self, program: &Program, cores: Cores) -> io::Result<Outcome> {
+    pub fn run(&self, program: &Program, machine: &Machine) -> io::Result<Outcome> {
+        let mut site = Site::open(program, machine, self.plan())?;
+        let (warm_up, length) = (self.warm_up, self.length);
         match &self.load {
             Load::Exchange(exchange) => {
-                let mut site = Site::open(program, cores, Behaviour::Answer(exchange.bytes))?;
-                let (measured, failures) = exchange.run(&mut site, self.warm_up, self.length)?;
-                Ok(Outcome::from_cpu(&measured, 1e-6, 1e3, failures))
+                let (measured, failures) = exchange.run(&mut site, warm_up, length)?;
+                let mut outcome = Outcome::from_cpu(&measured, 1e-6, 1e3, failures);
+                if self.shares_cores {
+                    // The load sleeps when it can.
+                    outcome.undisturbed = 1.0;
+                }
+                Ok(outcome)
             }
             &Load::Bulk { connections } => {
-                let mut site = Site::open(program, cores, Behaviour::Flood)?;
-                let measured = bulk::run(&mut site, connections, self.warm_up, self.length)?;
+                let measured = bulk::run(&mut site, connections, warm_up, length)?;
                 Ok(Outcome::from_cpu(&measured, 1e-9, 1e9, 0))
             }
             &Load::Idle { connections } => {
-                let mut site = Site::open(program, cores, Behaviour::Answer(SMALL))?;
-                let (before, with, failures) =
-                    idle::run(&mut site, connections, SMALL, self.warm_up)?;
+                let (before, with, failures) = idle::run(&mut site, connections, SMALL, warm_up)?;
                 Ok(Outcome::from_memory(before, with, connections, failures))
             }
+            Load::OpenLoop(open) => {
+                let (measured, latencies, failures) =
+                    open.run(&mut site, self.rate, warm_up, length)?;
+                Ok(Outcome::from_latency(&measured, &latencies, failures))
+            }
         }
-    }
-}
-
-impl Load {
-    fn exchange(bytes: usize, clients: usize, then: Then) -> Self {
-        Self::Exchange(Exchange { bytes, clients, then })
     }
 }
 
@@ -140,11 +296,23 @@ impl Outcome {
         }
     }
 
+    fn from_latency(measured: &Measured, latencies: &Slices, failures: u64) -> Self {
+        let quantile = |share| latencies.quantile(share) * 1e6;
+        let cpu = Self::from_cpu(measured, 1e-6, 1e3, failures);
+        let mut columns = vec![quantile(0.5), quantile(0.999), cpu.value];
+        columns.extend(cpu.columns);
+        Self { value: quantile(0.99), columns, ..cpu }
+    }
+
     fn from_memory(before: Memory, with: Memory, connections: usize, failures: u64) -> Self {
         let each = |before: u64, with: u64| (with as f64 - before as f64) / connections as f64;
         Self {
             value: each(before.rss, with.rss),
-            columns: vec![each(before.pss, with.pss), each(before.private, with.private)],
+            columns: vec![
+                each(before.pss, with.pss),
+                each(before.private, with.private),
+                each(before.kernel, with.kernel),
+            ],
             undisturbed: 1.0,
             failures,
         }

@@ -3,7 +3,7 @@
 //! Each run builds one and drops it; the clients in `exchange` and `bulk` work against it.
 
 use std::io::{self, ErrorKind};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -11,19 +11,29 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::backend::{Backends, Behaviour};
-use crate::machine::Cores;
+use crate::machine::{Cores, Machine, pin};
 use crate::poller::{Interest, Poller};
 use crate::subject::{Program, Proxy};
 
 /// No run takes longer: those that do have stalled.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Source addresses of clients: this one and those after it, taken in turn. Each has its own
-/// ephemeral ports, so that none runs out while closed connections keep theirs for a minute.
-const FIRST_CLIENT: Ipv4Addr = Ipv4Addr::new(127, 1, 0, 1);
-const CLIENTS: u32 = 4000;
+/// How long a load that sleeps does so at most, in milliseconds.
+const NAP: i32 = 10;
 
-pub struct Site {
+/// What a run needs.
+#[derive(Clone, Copy)]
+pub struct Plan {
+    pub behaviour: Behaviour,
+    pub backends: u32,
+    /// Workers of the proxy.
+    pub workers: usize,
+    /// Whether load and proxy may both use both cores, and the load sleeps when it has nothing to
+    /// do.
+    pub shares_cores: bool,
+}
+
+pub struct Site<'a> {
     // Dropped first: what is closed after it costs no handshakes.
     proxy: Proxy,
     backends: Backends,
@@ -31,13 +41,22 @@ pub struct Site {
     tokens: Vec<u64>,
     deadline: Instant,
     connected: u32,
+    machine: &'a Machine,
+    plan: Plan,
 }
 
-impl Site {
-    pub fn open(program: &Program, cores: Cores, behaviour: Behaviour) -> io::Result<Self> {
+impl<'a> Site<'a> {
+    pub fn open(program: &Program, machine: &'a Machine, plan: Plan) -> io::Result<Self> {
+        let Cores { load, subject } = machine.cores;
         let poller = Poller::new()?;
-        let backends = Backends::listen(behaviour, &poller)?;
-        let proxy = Proxy::start(program, backends.addresses(), cores.subject)?;
+        let addresses = (0..plan.backends).map(|index| machine.network.backend(index));
+        let backends = Backends::listen(plan.behaviour, addresses, &poller)?;
+        let both = [load, subject];
+        let (load, subject) =
+            if plan.shares_cores { (&both[..], &both[..]) } else { (&both[..1], &both[1..]) };
+        let proxy =
+            Proxy::start(program, backends.addresses(), plan.workers, &machine.network, subject)?;
+        pin(load)?;
         Ok(Self {
             proxy,
             backends,
@@ -45,11 +64,19 @@ impl Site {
             tokens: Vec::new(),
             deadline: Instant::now() + PATIENCE,
             connected: 0,
+            machine,
+            plan,
         })
     }
 
+    /// The process that was started.
     pub fn pid(&self) -> u32 {
         self.proxy.pid()
+    }
+
+    /// It and its children.
+    pub fn pids(&self) -> io::Result<Vec<u32>> {
+        self.proxy.pids()
     }
 
     /// Starts a client's connection to the proxy, and watches it.
@@ -61,7 +88,7 @@ impl Site {
         )?;
         // Without it, `bind` takes a port that is free towards every destination.
         setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
-        let source = Ipv4Addr::from_bits(FIRST_CLIENT.to_bits() + self.connected % CLIENTS);
+        let source = self.machine.network.client(self.connected);
         self.connected = self.connected.wrapping_add(1);
         socket.bind(&SocketAddr::from((source, 0)).into())?;
         socket.set_tcp_nodelay(true)?;
@@ -79,7 +106,7 @@ impl Site {
             return Err(io::Error::new(ErrorKind::TimedOut, "the run stalled"));
         }
         clients.clear();
-        self.poller.ready(&mut self.tokens)?;
+        self.poller.ready(&mut self.tokens, if self.plan.shares_cores { NAP } else { 0 })?;
         for &token in &self.tokens {
             if Backends::owns(token) {
                 self.backends.handle(token, &self.poller)?;

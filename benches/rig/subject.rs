@@ -4,34 +4,34 @@
 
 #![allow(unsafe_code, reason = "what a child does between fork and exec")]
 
-use std::ffi::OsStr;
-use std::fmt::{self, Write as _};
+use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::BorrowedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
-use std::{env, thread};
+use std::{env, fmt, io, iter, thread};
 
+use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::floor;
 use crate::machine::pin;
+use crate::network::Network;
+use crate::options::Options;
 
-/// Where proxies listen. Connections to the backends have 127.0.0.1 as their source, so on this
-/// address none of them can take the port of a listener, although both are ephemeral.
-const LISTEN: Ipv4Addr = Ipv4Addr::new(127, 0, 1, 1);
+mod config;
+
+use config::Setup;
 
 /// How long a proxy may take until it accepts connections.
 const STARTUP: Duration = Duration::from_secs(10);
-
-/// Debian builds nginx's stream module as a loadable one; others build it in.
-const NGINX_STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -40,11 +40,12 @@ pub enum Kind {
     Haproxy,
     HaproxySplice,
     Nginx,
+    Envoy,
 }
 
 impl Kind {
-    const ALL: [Self; 5] =
-        [Self::Lockgate, Self::Floor, Self::Haproxy, Self::HaproxySplice, Self::Nginx];
+    pub const ALL: [Self; 6] =
+        [Self::Lockgate, Self::Floor, Self::Haproxy, Self::HaproxySplice, Self::Nginx, Self::Envoy];
 
     fn name(self) -> &'static str {
         match self {
@@ -53,6 +54,7 @@ impl Kind {
             Self::Haproxy => "haproxy",
             Self::HaproxySplice => "haproxy-splice",
             Self::Nginx => "nginx",
+            Self::Envoy => "envoy",
         }
     }
 
@@ -61,24 +63,37 @@ impl Kind {
         matches!(self, Self::Haproxy | Self::HaproxySplice)
     }
 
-    fn config(self, directory: &Path, listen: SocketAddr, backends: &[SocketAddr]) -> String {
+    /// Whether it can relay with so many threads or processes.
+    pub fn can_have(self, workers: usize) -> bool {
+        workers == 1 || self != Self::Floor
+    }
+
+    fn config(self, setup: &Setup<'_>) -> String {
         match self {
-            Self::Lockgate => lockgate_config(directory, listen, backends),
-            Self::Floor => floor_config(listen, backends),
-            Self::Haproxy => haproxy_config(false, listen, backends),
-            Self::HaproxySplice => haproxy_config(true, listen, backends),
-            Self::Nginx => nginx_config(directory, listen, backends),
+            Self::Lockgate => config::lockgate(setup),
+            Self::Floor => config::floor(setup),
+            Self::Haproxy => config::haproxy(false, setup),
+            Self::HaproxySplice => config::haproxy(true, setup),
+            Self::Nginx => config::nginx(setup),
+            Self::Envoy => config::envoy(setup),
         }
     }
 
-    fn arguments(self, config: &Path) -> Vec<&OsStr> {
-        let config = config.as_os_str();
-        match self {
-            Self::Lockgate => vec!["run".as_ref(), "-c".as_ref(), config],
-            Self::Floor => vec![floor::ARGUMENT.as_ref(), config],
-            Self::Haproxy | Self::HaproxySplice => vec!["-db".as_ref(), "-f".as_ref(), config],
-            Self::Nginx => vec!["-e".as_ref(), "stderr".as_ref(), "-c".as_ref(), config],
-        }
+    fn arguments(self, config: &Path, workers: usize) -> Vec<OsString> {
+        let workers = workers.to_string();
+        let (before, after): (&[&str], &[&str]) = match self {
+            Self::Lockgate => (&["run", "-c"], &[]),
+            Self::Floor => (&[floor::ARGUMENT], &[]),
+            Self::Haproxy | Self::HaproxySplice => (&["-db", "-f"], &[]),
+            Self::Nginx => (&["-e", "stderr", "-c"], &[]),
+            Self::Envoy => {
+                (&["-c"], &["-l", "error", "--disable-hot-restart", "--concurrency", &workers])
+            }
+        };
+        let mut arguments: Vec<OsString> = before.iter().map(OsString::from).collect();
+        arguments.push(config.into());
+        arguments.extend(after.iter().map(OsString::from));
+        arguments
     }
 }
 
@@ -97,102 +112,6 @@ impl FromStr for Kind {
     }
 }
 
-fn lockgate_config(directory: &Path, listen: SocketAddr, backends: &[SocketAddr]) -> String {
-    let mut config = format!(
-        "[runtime]\n\
-         workers = 1\n\
-         pin = false\n\
-         [admin]\n\
-         socket = \"{}/admin.sock\"\n\
-         http = \"\"\n\
-         [log]\n\
-         level = \"warn\"\n\
-         access = false\n\
-         [[listener]]\n\
-         name = \"rig\"\n\
-         bind = [\"{listen}\"]\n\
-         pool = \"rig\"\n\
-         [pool.rig]\n",
-        directory.display()
-    );
-    for backend in backends {
-        let _ = write!(config, "[[pool.rig.backend]]\naddress = \"{backend}\"\n");
-    }
-    config
-}
-
-fn floor_config(listen: SocketAddr, backends: &[SocketAddr]) -> String {
-    let mut config = format!("{listen}\n");
-    for backend in backends {
-        let _ = writeln!(config, "{backend}");
-    }
-    config
-}
-
-fn haproxy_config(splice: bool, listen: SocketAddr, backends: &[SocketAddr]) -> String {
-    let (pipes, options) = if splice {
-        ("tune.pipesize 1048576\n", "option splice-request\noption splice-response\n")
-    } else {
-        ("", "")
-    };
-    // `strict-limits` would refuse to start where this process may not open two files per
-    // connection of `maxconn`. The rig opens far fewer.
-    let mut config = format!(
-        "global\n\
-         nbthread 1\n\
-         maxconn 10000\n\
-         no strict-limits\n\
-         {pipes}\
-         defaults\n\
-         mode tcp\n\
-         timeout connect 5s\n\
-         timeout client 1h\n\
-         timeout server 1h\n\
-         {options}\
-         listen rig\n\
-         bind {listen}\n\
-         balance roundrobin\n"
-    );
-    for (index, backend) in backends.iter().enumerate() {
-        let _ = writeln!(config, "server backend{index} {backend}");
-    }
-    config
-}
-
-fn nginx_config(directory: &Path, listen: SocketAddr, backends: &[SocketAddr]) -> String {
-    let load = if Path::new(NGINX_STREAM_MODULE).exists() {
-        format!("load_module {NGINX_STREAM_MODULE};\n")
-    } else {
-        String::new()
-    };
-    // Without a master, the process that is started is the one that works.
-    let mut config = format!(
-        "{load}\
-         daemon off;\n\
-         master_process off;\n\
-         worker_processes 1;\n\
-         error_log stderr warn;\n\
-         pid {}/nginx.pid;\n\
-         events {{ worker_connections 16384; }}\n\
-         stream {{\n\
-         server {{\n\
-         listen {listen} backlog=4096;\n\
-         proxy_pass rig;\n\
-         proxy_buffer_size 16k;\n\
-         proxy_connect_timeout 5s;\n\
-         proxy_timeout 1h;\n\
-         access_log off;\n\
-         }}\n\
-         upstream rig {{\n",
-        directory.display()
-    );
-    for backend in backends {
-        let _ = writeln!(config, "server {backend};");
-    }
-    config.push_str("}\n}\n");
-    config
-}
-
 /// A proxy that is installed.
 pub struct Program {
     pub kind: Kind,
@@ -205,7 +124,7 @@ pub struct Program {
 
 impl Program {
     /// Finds the binary and asks its version; an error says why it cannot be measured.
-    pub fn find(kind: Kind, lockgate: Option<&Path>) -> Result<Self, String> {
+    pub fn find(kind: Kind, options: &Options) -> Result<Self, String> {
         let label = kind.to_string();
         let (path, flag) = match kind {
             Kind::Floor => {
@@ -218,11 +137,15 @@ impl Program {
                 });
             }
             Kind::Lockgate => {
-                let path = lockgate.ok_or("say where it is with --lockgate PATH")?;
-                (path.to_owned(), "--version")
+                let path = options.lockgate.clone();
+                (path.ok_or("say where it is with --lockgate PATH")?, "--version")
             }
             Kind::Haproxy | Kind::HaproxySplice => (installed("haproxy")?, "-v"),
             Kind::Nginx => (installed("nginx")?, "-v"),
+            Kind::Envoy => {
+                let path = options.envoy.clone();
+                (path.map_or_else(|| installed("envoy"), Ok)?, "--version")
+            }
         };
         let output = Command::new(&path)
             .arg(flag)
@@ -230,7 +153,12 @@ impl Program {
             .map_err(|error| format!("{}: {error}", path.display()))?;
         // nginx answers on stderr.
         let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
-        let version = String::from_utf8_lossy(&text).lines().next().unwrap_or_default().to_owned();
+        let version = String::from_utf8_lossy(&text)
+            .lines()
+            .map(str::trim)
+            .find(|line| !line.is_empty())
+            .unwrap_or_default()
+            .to_owned();
         Ok(Self { kind, label, version, path })
     }
 }
@@ -253,35 +181,56 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts it on the given core, and returns when it accepts connections.
-    pub fn start(program: &Program, backends: &[SocketAddr], core: usize) -> io::Result<Self> {
+    /// Starts it on the given cores, and returns when it accepts connections.
+    pub fn start(
+        program: &Program,
+        backends: &[SocketAddr],
+        workers: usize,
+        network: &Network,
+        cores: &[usize],
+    ) -> io::Result<Self> {
         let directory = tempfile::Builder::new().prefix("rig-").tempdir()?;
-        let address = TcpListener::bind((LISTEN, 0))?.local_addr()?;
-        let config = directory.path().join("config");
-        fs::write(&config, program.kind.config(directory.path(), address, backends))?;
+        let listen = network.listen()?;
+        let config = directory.path().join("config.json");
+        let setup = Setup { directory: directory.path(), listen, backends, workers };
+        fs::write(&config, program.kind.config(&setup))?;
         let log = File::create(directory.path().join("log"))?;
 
         let mut command = Command::new(&program.path);
         command
-            .args(program.kind.arguments(&config))
+            .args(program.kind.arguments(&config, workers))
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
-        // SAFETY: between fork and exec this makes two system calls and allocates nothing.
+        let namespace = network.namespace();
+        let cores = cores.to_vec();
+        // SAFETY: between fork and exec this makes system calls and allocates nothing.
         unsafe {
             command.pre_exec(move || {
-                // Drop does not run if the rig is killed.
-                set_pdeathsig(Signal::SIGKILL)?;
-                pin(core)
+                // Drop does not run if the rig is killed. This ends nginx's workers as well.
+                set_pdeathsig(Signal::SIGTERM)?;
+                if let Some(namespace) = namespace {
+                    setns(BorrowedFd::borrow_raw(namespace), CloneFlags::CLONE_NEWNET)?;
+                }
+                pin(&cores)
             });
         }
-        let mut proxy = Self { child: command.spawn()?, address, directory };
+        let mut proxy = Self { child: command.spawn()?, address: listen, directory };
         proxy.wait_until_ready()?;
         Ok(proxy)
     }
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Its process and the children of that, where the workers are.
+    pub fn pids(&self) -> io::Result<Vec<u32>> {
+        let pid = self.pid();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+        let children = children.split_whitespace().map(|child| child.parse());
+        iter::once(Ok(pid)).chain(children).collect::<Result<_, _>>().map_err(io::Error::other)
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -311,8 +260,10 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // Either fails only if it has ended already.
-        let _ = self.child.kill();
+        // They fail only if it has ended already.
+        if let Ok(pid) = self.pid().try_into() {
+            let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+        }
         let _ = self.child.wait();
     }
 }
