@@ -9,6 +9,9 @@ const WIDTH: f64 = 960.0;
 const MARGIN: f64 = 24.0;
 /// Where bars begin; labels end a little before.
 const LEFT: f64 = 150.0;
+/// Where the ratio and the value end.
+const RATIO: f64 = 850.0;
+const VALUE: f64 = WIDTH - MARGIN;
 /// How long a bar of ratio 1 is. Two and a half of that fit.
 const UNIT: f64 = 240.0;
 const MOST: f64 = 2.5;
@@ -56,41 +59,42 @@ fn draw_table(body: &mut String, table: &Table, top: f64) -> f64 {
     if bars.is_empty() {
         return top;
     }
-    let (name, what) = table.title();
+    let (name, what, unit) = table.title();
     let first = top + TITLE;
     let bottom = first + STEP * bars.len() as f64;
     let _ = writeln!(
         body,
-        "<text x=\"{MARGIN}\" y=\"{:.0}\"><tspan font-weight=\"bold\">{}</tspan>\
-         <tspan dx=\"8\" fill=\"#555\">{}</tspan></text>",
-        top + 20.0,
+        "<text x=\"{MARGIN}\" y=\"{y}\"><tspan font-weight=\"bold\">{}</tspan>\
+         <tspan dx=\"8\" fill=\"#555\">{}</tspan></text>\
+         <text x=\"{RATIO}\" y=\"{y}\" text-anchor=\"end\" fill=\"#777\">ratio</text>\
+         <text x=\"{VALUE}\" y=\"{y}\" text-anchor=\"end\" fill=\"#777\">{}</text>",
         escape(name),
-        escape(&what)
+        escape(what),
+        escape(unit),
+        y = top + 20.0,
     );
     for (row, (label, value, ratio)) in bars.iter().enumerate() {
         let y = first + STEP * row as f64;
         let text = y + BAR - 3.5;
         let length = UNIT * ratio.clamp(0.0, MOST);
-        // A bar that does not fit ends with a gap, and its label says how long it were.
-        let cut = *ratio > MOST;
-        let (weight, more) =
-            (if *label == "lockgate" { "bold" } else { "normal" }, &format!("{ratio:.2}"));
+        let weight = if colour(label) == COLOURS[0].1 { "bold" } else { "normal" };
         let _ = writeln!(
             body,
-            "<text x=\"{:.0}\" y=\"{text}\" text-anchor=\"end\" font-weight=\"{weight}\">{}</text>\
-             <rect x=\"{LEFT}\" y=\"{y}\" width=\"{length:.1}\" height=\"{BAR}\" rx=\"1.5\" fill=\"{}\"/>\
-             <text x=\"{:.1}\" y=\"{text}\" font-weight=\"{weight}\">{more}\
-             <tspan dx=\"6\" fill=\"#777\" font-weight=\"normal\">{value}</tspan></text>",
+            "<g font-weight=\"{weight}\">\
+             <text x=\"{:.0}\" y=\"{text}\" text-anchor=\"end\">{}</text>\
+             <text x=\"{RATIO}\" y=\"{text}\" text-anchor=\"end\">{ratio:.2}</text>\
+             <text x=\"{VALUE}\" y=\"{text}\" text-anchor=\"end\" fill=\"#777\">{value}</text></g>\
+             <rect x=\"{LEFT}\" y=\"{y}\" width=\"{length:.1}\" height=\"{BAR}\" fill=\"{}\"/>",
             LEFT - 8.0,
             escape(label),
             colour(label),
-            LEFT + length + 6.0,
         );
-        if cut {
+        // A bar that does not fit is cut.
+        if *ratio > MOST {
+            let x = LEFT + length - 24.0;
             let _ = writeln!(
                 body,
-                "<path d=\"M {x:.1} {y} l 6 {BAR} h 4 l -6 -{BAR} z\" fill=\"#fff\"/>",
-                x = LEFT + length - 24.0
+                "<path d=\"M {x:.1} {y} l 6 {BAR} h 4 l -6 -{BAR} z\" fill=\"#fff\"/>"
             );
         }
     }

@@ -1,4 +1,5 @@
-//! The load rig: what a proxied connection costs lockgate, next to what it costs HAProxy and nginx.
+//! The load rig: what a proxied connection costs lockgate, next to what it costs HAProxy, nginx,
+//! Envoy and a relay that does only what it must.
 //!
 //! Run by `cargo bench --bench rig`, and by `scripts/bench`, which installs the others first.
 //! `cargo bench --bench rig -- --help` lists the options.
@@ -20,7 +21,24 @@
 //! | `short` | connect, 64 bytes there, 64 bytes back, close; 32 connections in flight |
 //! | `bulk1`, `bulk64` | a gigabyte (10⁹ bytes) from the backends, over 1 or 64 connections |
 //! | `ping64`, `ping1k` | a round trip of 64 or 1024 bytes, over 64 connections that stay |
+//! | `conns100`, `conns1k`, `conns9k` | a round trip as in `ping64`, over so many connections |
+//! | `short9k` | as `short`, while 9000 other connections are open and silent |
+//! | `backends1`, `backends100`, `backends1000` | as `short`, over so many backends instead of 8 |
+//! | `latency-kept`, `latency-new` | the wait for a reply at a fixed rate, on 64 connections or a new one each: its 99th percentile |
+//! | `workers1`, `workers2` | as `short`, with one or two workers; see below |
 //! | `idle` | a connection that did one round trip and is now silent: its memory, not its CPU |
+//!
+//! In the scenarios of latency, requests come by a clock (a Poisson process, the same in each run)
+//! at two fifths of the rate that a HAProxy reached just before, and each is timed from when it was
+//! due, not from when the load got round to sending it. A window is divided into ten slices, and a
+//! percentile is the median of theirs, and a run in which the load lost some of its core is repeated
+//! (twice at most, and the least disturbed one counts), so that a pause of the machine itself is not everybody's
+//! tail; a pause that a proxy makes less often than once a slice is not seen either.
+//!
+//! In `workers1` and `workers2` proxy and load may use both cores, and the load sleeps when it has
+//! nothing to do. That compares what a connection costs, with what the second worker adds to it.
+//! It does not show what two workers can do, since the load is what limits: on two cores it takes
+//! about half of what there is. The floor has one thread, and is left out with two.
 //!
 //! The client checks every reply except bulk data, and counts the connections that failed. There
 //! must be none: a proxy that drops work does not do it cheaply, and the rig exits with 1.
@@ -43,11 +61,17 @@
 //! * Part of what the kernel does for the *receiver* of a loopback segment runs in the `send` of
 //!   its sender, so some of the client's and the backends' TCP is charged to the proxy, and the
 //!   reverse. This is the same for all subjects and pulls the ratios towards 1.
-//! * Kernel memory (sockets, epoll entries) is not in `idle`: about 8 KB per proxied connection,
-//!   the same for all proxies that use epoll.
+//! * The value of `idle` is user memory. The column `kernel` is how much the kernel's objects and
+//!   page tables grew on the whole machine: two of the four sockets per connection in it are the
+//!   load's, and anything else that runs is in it too. Only differences between subjects mean
+//!   something, and below 1 KB little.
 //! * On virtual or busy machines, clock rate and cache contention change from minute to minute.
 //!   Trust the ratios, not the absolute numbers, and only compare numbers from one invocation.
-//! * One worker on one core says nothing about scaling, and CPU time says nothing about latency.
+//! * With `--network veth` there are devices, but no interrupts, and segments are as large as on
+//!   loopback. What the kernel does with a packet in the background is then charged to whoever it
+//!   interrupts, on the core of the sender.
+//! * A proxy that is asked for more than it can do has the latency of its queue: that is a lot, and
+//!   means nothing beyond that it could not.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a report is what it is for")]
 
@@ -167,7 +191,7 @@ fn run_rounds(
             if table.has_failed(index) || !programs[index].kind.can_have(scenario.workers) {
                 continue;
             }
-            match scenario.run(&programs[index], machine) {
+            match scenario.run_undisturbed(&programs[index], machine) {
                 Ok(outcome) => table.record(index, outcome),
                 Err(error) => {
                     eprintln!("rig: {}, {}: {error}", scenario.name, programs[index].label);

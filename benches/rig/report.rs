@@ -135,9 +135,9 @@ impl Table {
         self.rows[row].failed_runs += 1;
     }
 
-    /// Its name, and what its values are.
-    pub fn title(&self) -> (&str, String) {
-        (self.name, format!("{}, {}", self.what, self.unit))
+    /// Its name, what its values are, and their unit.
+    pub fn title(&self) -> (&str, &str, &str) {
+        (self.name, &self.what, self.unit)
     }
 
     /// The label, the median as text and the ratio of each row that has them.

@@ -63,7 +63,12 @@ const SHORT: usize = 32;
 const BACKENDS: u32 = 8;
 
 /// How much of what the reference can do at most is asked for where latency is measured.
-const MODERATE: f64 = 0.5;
+const MODERATE: f64 = 0.4;
+
+/// The share of its core that the load must have had for a latency to mean something, and how often
+/// that is tried again.
+const UNDISTURBED: f64 = 0.97;
+const REPEATS: usize = 2;
 
 pub struct Scenario {
     pub name: &'static str,
@@ -136,11 +141,11 @@ impl Scenario {
             "latency-kept" => {
                 let connections = 64;
                 let then = Then::Repeat;
-                (Load::OpenLoop(OpenLoop { bytes: SMALL, then, connections }), 20_000, 160_000)
+                (Load::OpenLoop(OpenLoop { bytes: SMALL, then, connections }), 20_000, 120_000)
             }
             "latency-new" => {
                 let (then, connections) = (Then::Reconnect, 0);
-                (Load::OpenLoop(OpenLoop { bytes: SMALL, then, connections }), 4000, 60_000)
+                (Load::OpenLoop(OpenLoop { bytes: SMALL, then, connections }), 4000, 40_000)
             }
             "idle" => (Load::Idle { connections: idle }, 100, 0),
             _ => unreachable!("{name} is not in NAMES"),
@@ -214,10 +219,10 @@ impl Scenario {
             text.push_str(", 9000 idle beside");
         }
         if self.backends != BACKENDS {
-            text.push_str(&format!(", {} backends", self.backends));
+            text.push_str(&format!(", backends: {}", self.backends));
         }
         if self.shares_cores {
-            text.push_str(&format!(", {} workers, both cores for all", self.workers));
+            text.push_str(&format!(", workers: {}, both cores for all", self.workers));
         }
         text
     }
@@ -252,8 +257,25 @@ impl Scenario {
         }
     }
 
+    /// Measures one proxy once. Latency is measured again if others had part of the load's core.
+    pub fn run_undisturbed(&self, program: &Program, machine: &Machine) -> io::Result<Outcome> {
+        let mut best = self.run(program, machine)?;
+        if let Load::OpenLoop(_) = self.load {
+            for _ in 0..REPEATS {
+                if best.undisturbed > UNDISTURBED {
+                    break;
+                }
+                let again = self.run(program, machine)?;
+                if again.undisturbed > best.undisturbed {
+                    best = again;
+                }
+            }
+        }
+        Ok(best)
+    }
+
     /// Measures one proxy once.
-    pub fn run(&self, program: &Program, machine: &Machine) -> io::Result<Outcome> {
+    fn run(&self, program: &Program, machine: &Machine) -> io::Result<Outcome> {
         let mut site = Site::open(program, machine, self.plan())?;
         let (warm_up, length) = (self.warm_up, self.length);
         match &self.load {

@@ -60,7 +60,7 @@ pub fn floor(setup: &Setup<'_>) -> String {
 pub fn haproxy(splice: bool, setup: &Setup<'_>) -> String {
     let Setup { listen, backends, workers, .. } = setup;
     let (pipes, options) = if splice {
-        ("tune.pipesize 1048576\n", "option splice-request\noption splice-response\n")
+        ("tune.pipesize 131072\n", "option splice-request\noption splice-response\n")
     } else {
         ("", "")
     };
