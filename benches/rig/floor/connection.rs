@@ -14,14 +14,11 @@ use socket2::{Protocol, SockAddr, SockRef, Socket, Type};
 /// Bytes that one read takes, and from which on a flow counts as bulk.
 const BUFFER: usize = 16 << 10;
 
-/// Bytes that a pipe takes.
-const PIPE: usize = 1 << 20;
+/// Bytes that a pipe takes, and so a turn of a flow, if there is one flow in bulk or several.
+const WIDE: usize = 1 << 20;
+const NARROW: usize = 128 << 10;
 
-/// Bytes that all flows together may move in a round, and the least for each.
-const ROUND: usize = 1 << 20;
-const LEAST_TURN: usize = 96 << 10;
-
-/// Pipes that are kept for the next flow that wants one.
+/// Pipes of each size that are kept for the next flow that wants one.
 const SPARE_PIPES: usize = 64;
 
 /// The index of an end in [`Connection::ends`].
@@ -31,9 +28,15 @@ const BACKEND: usize = 1;
 /// What connections have in common.
 pub struct Tools {
     buffer: Box<[u8]>,
-    pipes: Vec<Pipe>,
-    /// Bytes that a flow may move until others have their turn.
-    turn: usize,
+    pipes: Pipes,
+}
+
+#[derive(Default)]
+struct Pipes {
+    narrow: Vec<Pipe>,
+    wide: Vec<Pipe>,
+    /// Whether there is a single flow in bulk.
+    for_one: bool,
 }
 
 pub struct Connection {
@@ -87,16 +90,17 @@ enum Held {
 struct Pipe {
     source: OwnedFd,
     sink: OwnedFd,
+    size: usize,
 }
 
 impl Tools {
     pub fn new() -> Self {
-        Self { buffer: vec![0; BUFFER].into_boxed_slice(), pipes: Vec::new(), turn: ROUND }
+        Self { buffer: vec![0; BUFFER].into_boxed_slice(), pipes: Pipes::default() }
     }
 
-    /// Divides a round among so many flows that have more to move than fits into it.
-    pub fn share(&mut self, flows: usize) {
-        self.turn = (ROUND / flows.max(1)).max(LEAST_TURN);
+    /// Chooses pipes for so many flows in bulk.
+    pub fn prepare(&mut self, flows: usize) {
+        self.pipes.for_one = flows < 2;
     }
 }
 
@@ -149,6 +153,10 @@ impl Connection {
         end.readable |= has(libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLHUP);
         end.hung_up |= has(libc::EPOLLRDHUP | libc::EPOLLHUP);
         let room = has(libc::EPOLLOUT) && mem::take(&mut end.full);
+        if self.is_unfinished {
+            // Its turn comes in this round anyway.
+            return Ok(false);
+        }
         let mut unfinished = false;
         if end.readable {
             unfinished |= self.pump(side, tools)?;
@@ -169,17 +177,17 @@ impl Connection {
     fn pump(&mut self, from: usize, tools: &mut Tools) -> nix::Result<bool> {
         let [client, backend] = &mut self.ends;
         let (source, sink) = if from == CLIENT { (client, backend) } else { (backend, client) };
-        let mut left = tools.turn;
+        let mut had_turn = false;
         loop {
             let flow = &mut self.flows[from];
             if !flow.flush(sink, &mut tools.pipes)? || flow.ended || !source.readable {
                 return Ok(false);
             }
-            if left == 0 {
+            if had_turn {
                 return Ok(true);
             }
             let read = if flow.bulk {
-                flow.fill_pipe(source, left, &mut tools.pipes)
+                flow.fill_pipe(source, &mut tools.pipes)
             } else {
                 recv(source.socket.as_raw_fd(), &mut tools.buffer, MsgFlags::MSG_DONTWAIT)
             };
@@ -193,7 +201,7 @@ impl Connection {
                 }
                 Ok(count) if flow.bulk => {
                     flow.bulk = count >= BUFFER;
-                    left = 0;
+                    had_turn = true;
                 }
                 Ok(count) => {
                     flow.bulk = count == BUFFER;
@@ -201,7 +209,6 @@ impl Connection {
                     let flags = if source.hung_up { libc::MSG_MORE } else { 0 };
                     let flags = MsgFlags::from_bits_retain(flags);
                     flow.send(&tools.buffer[..count], sink, flags)?;
-                    left = left.saturating_sub(count);
                 }
                 Err(Errno::EAGAIN) => {
                     source.readable = false;
@@ -263,7 +270,7 @@ impl Flow {
     }
 
     /// Sends what is held; true if nothing is any more.
-    fn flush(&mut self, sink: &mut End, pipes: &mut Vec<Pipe>) -> nix::Result<bool> {
+    fn flush(&mut self, sink: &mut End, pipes: &mut Pipes) -> nix::Result<bool> {
         if matches!(self.held, Held::Nothing) {
             return Ok(true);
         }
@@ -286,38 +293,45 @@ impl Flow {
                         other => count -= other?,
                     }
                 }
-                if pipes.len() < SPARE_PIPES {
-                    pipes.push(pipe);
-                }
+                pipes.put(pipe);
             }
         }
         Ok(!sink.full)
     }
 
-    /// Reads up to `limit` bytes into a pipe of its own. It is empty before, so `EAGAIN` is about
-    /// the source.
-    fn fill_pipe(
-        &mut self,
-        source: &End,
-        limit: usize,
-        pipes: &mut Vec<Pipe>,
-    ) -> nix::Result<usize> {
-        let pipe = pipes.pop().map_or_else(Pipe::new, Ok)?;
+    /// Reads as much as a pipe takes. It is empty before, so `EAGAIN` is about the source.
+    fn fill_pipe(&mut self, source: &End, pipes: &mut Pipes) -> nix::Result<usize> {
+        let pipe = pipes.take()?;
         let flags = SpliceFFlags::SPLICE_F_NONBLOCK;
-        let outcome = splice(&source.socket, None, &pipe.sink, None, limit, flags);
+        let outcome = splice(&source.socket, None, &pipe.sink, None, pipe.size, flags);
         match outcome {
             Ok(count @ 1..) => self.held = Held::Pipe(pipe, count),
-            _ => pipes.push(pipe),
+            _ => pipes.put(pipe),
         }
         outcome
     }
 }
 
+impl Pipes {
+    fn take(&mut self) -> nix::Result<Pipe> {
+        let (spare, size) =
+            if self.for_one { (&mut self.wide, WIDE) } else { (&mut self.narrow, NARROW) };
+        spare.pop().map_or_else(|| Pipe::new(size), Ok)
+    }
+
+    fn put(&mut self, pipe: Pipe) {
+        let spare = if pipe.size == WIDE { &mut self.wide } else { &mut self.narrow };
+        if spare.len() < SPARE_PIPES {
+            spare.push(pipe);
+        }
+    }
+}
+
 impl Pipe {
-    fn new() -> nix::Result<Self> {
+    fn new(size: usize) -> nix::Result<Self> {
         let (source, sink) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-        let size = i32::try_from(PIPE).map_err(|_| Errno::EINVAL)?;
-        fcntl(&sink, FcntlArg::F_SETPIPE_SZ(size))?;
-        Ok(Self { source, sink })
+        let bytes = i32::try_from(size).map_err(|_| Errno::EINVAL)?;
+        fcntl(&sink, FcntlArg::F_SETPIPE_SZ(bytes))?;
+        Ok(Self { source, sink, size })
     }
 }
