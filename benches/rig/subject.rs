@@ -159,6 +159,8 @@ impl Program {
             .find(|line| !line.is_empty())
             .unwrap_or_default()
             .to_owned();
+        // Envoy says how it was called, and then which it is.
+        let version = version.rsplit_once(" version: ").map_or(&*version, |(_, it)| it).to_owned();
         Ok(Self { kind, label, version, path })
     }
 }

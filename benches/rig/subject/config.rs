@@ -110,7 +110,7 @@ pub fn nginx(setup: &Setup<'_>) -> String {
          server {{\n\
          listen {listen} backlog=4096{listener};\n\
          proxy_pass rig;\n\
-         proxy_buffer_size 16k;\n\
+         proxy_buffer_size 128k;\n\
          proxy_connect_timeout 5s;\n\
          proxy_timeout 1h;\n\
          access_log off;\n\
