@@ -161,10 +161,11 @@ impl Prober {
     /// A prober for TLS 1.2 and 1.3.
     ///
     /// Fails if the cryptography of the build supports neither.
-    pub fn new() -> Result<Self, Error> {
+    pub fn new() -> Result<Self, SetupError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()?
+            .with_safe_default_protocol_versions()
+            .map_err(SetupError::refused)?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
             .with_no_client_auth();
