@@ -2,23 +2,34 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
+use metrics::Histogram;
+
 use crate::balance::Unavailable;
 use crate::balance::maglev::hash_client;
 use crate::event_loop::{EventLoop, Interest, Watched};
 use crate::pool::{Backend, Lease, Pool, Report, Tried};
-use crate::record::{Id, Record};
-use crate::relay::{End, Limits, Plain, Relay};
-use crate::snapshot::Listener;
+use crate::proto::client_hello;
+use crate::record::{Id, Record, TlsFacts};
+use crate::redirect::{self, Challenges, Outcome};
+use crate::relay::{End, Limits, Plain, Relay, Side, Then};
+use crate::route::Asked;
+use crate::snapshot::{Listener, Protocol};
 use crate::socket::{self, ResetOnDrop};
-use crate::stats::{ConnectFailure, Reason};
+use crate::stats::{ConnectFailure, HandshakeFailure, Hello, Reason};
+use crate::tls::client::Client;
+use crate::tls::server::Server;
+use crate::tls::session::{Hello as ReceivedHello, Refused, Session as TlsSession, Tls};
 use crate::worker::{Local, Place};
+
+/// Bytes that are read at a time of a ClientHello: most have fewer.
+const HELLO: usize = 2048;
 
 /// A connection that the kernel has handed out.
 #[derive(Debug)]
@@ -44,55 +55,18 @@ pub fn serve(local: Rc<Local>, accepted: Accepted) -> impl Future<Output = ()> {
 
 async fn live(mut session: Session) {
     let listener = Arc::clone(&session.listener);
-    let Some(pool) = &listener.pool else {
-        return session.end(Reason::NoRoute);
+    let reason = match &listener.protocol {
+        Protocol::Tcp => session.pass(&listener).await,
+        // Boxed: it is large, and all others would carry the room for it.
+        Protocol::Tls { server, handshake_seconds } => {
+            Box::pin(session.terminate(&listener, server, handshake_seconds)).await
+        }
+        Protocol::TlsPassthrough => Box::pin(session.pass_by_name(&listener)).await,
+        Protocol::Redirect(challenges) => {
+            Box::pin(session.redirect(&listener, challenges.as_ref())).await
+        }
     };
-    session.pool = Some(Arc::clone(pool));
-    let Some(client) = session.socket.take() else {
-        return session.end(Reason::ClientReset);
-    };
-    let client = session.local.events.hold(client);
-    // A client that got no service, or not all of it, is told so by a reset: an orderly end would
-    // look like an empty answer.
-    let reset_client = ResetOnDrop::new(&client);
-
-    let mut relay = Relay::default();
-    if relay.listen(&mut Plain(&client)).is_err() {
-        return session.end(Reason::ClientReset);
-    }
-    // Only now: what has been read is no event any more.
-    if let Err(error) = client.watch(Interest::Read) {
-        tracing::error!(%error, "cannot watch a socket");
-        return session.end(Reason::ClientReset);
-    }
-    let (lease, backend) = match session.reach(pool, &client, &mut relay).await {
-        Ok(reached) => reached,
-        Err(reason) => return session.end(reason),
-    };
-    let reset_backend = ResetOnDrop::new(&backend);
-    let limits = Limits { idle: listener.idle_timeout, half_close: listener.half_close_timeout };
-    let (local, worker) = (Rc::clone(&session.local), session.local.index);
-    let of_listener = listener.meters.stats.of(worker);
-    let of_backend = lease.backend().stats.of(worker);
-    let bytes = &mut session.bytes;
-    let end = relay
-        .run(&local.events, &mut Plain(&client), &mut Plain(&backend), limits, |up, down| {
-            bytes.0 += up;
-            bytes.1 += down;
-            of_listener.bytes_in.add(up);
-            of_listener.bytes_out.add(down);
-            of_backend.bytes_in.add(up);
-            of_backend.bytes_out.add(down);
-        })
-        .await;
-    if end == End::Closed {
-        reset_client.disarm();
-        reset_backend.disarm();
-    } else {
-        drop((reset_client, reset_backend));
-    }
-    drop((client, backend));
-    session.end(end.into());
+    session.end(reason);
 }
 
 impl From<End> for Reason {
@@ -119,6 +93,7 @@ struct Session {
     attempts: u32,
     queue: Duration,
     connect: Option<Duration>,
+    tls: Option<Box<TlsFacts>>,
     bytes: (u64, u64),
     reason: Reason,
     at: Instant,
@@ -138,6 +113,7 @@ impl Session {
             attempts: 0,
             queue: Duration::ZERO,
             connect: None,
+            tls: None,
             bytes: (0, 0),
             reason: Reason::Drained,
             at: accepted.at,
@@ -150,6 +126,246 @@ impl Session {
         self.reason = reason;
     }
 
+    /// The client's socket, which is to say something before it is served.
+    fn watch_client(&mut self) -> Option<Watched<TcpStream>> {
+        let watched = self.local.events.watch(self.socket.take()?, Interest::Read);
+        watched.inspect_err(|error| tracing::error!(%error, "cannot watch a socket")).ok()
+    }
+
+    /// Relays what the client sends as it is.
+    async fn pass(&mut self, listener: &Listener) -> Reason {
+        let Some(pool) = &listener.pool else {
+            return Reason::NoRoute;
+        };
+        let Some(client) = self.socket.take() else {
+            return Reason::ClientReset;
+        };
+        let client = self.local.events.hold(client);
+        let reset = ResetOnDrop::new(&client);
+        let mut relay = Relay::default();
+        if relay.listen(&mut Plain(&client)).is_err() {
+            return Reason::ClientReset;
+        }
+        // Only now: what has been read is no event any more.
+        if let Err(error) = client.watch(Interest::Read) {
+            tracing::error!(%error, "cannot watch a socket");
+            return Reason::ClientReset;
+        }
+        let reason = self.carry(listener, pool, &mut Plain(&client), &mut relay).await;
+        if reason == Reason::Closed {
+            reset.disarm();
+        }
+        reason
+    }
+
+    /// Ends TLS here, and relays what is within.
+    async fn terminate(
+        &mut self,
+        listener: &Listener,
+        server: &Server,
+        handshake_seconds: &Histogram,
+    ) -> Reason {
+        let Some(client) = self.watch_client() else {
+            return Reason::ClientReset;
+        };
+        let reset = ResetOnDrop::new(&client);
+        let (mut tls, pool) = match self.shake_hands(listener, &client, server).await {
+            Ok((tls, pool, took)) => {
+                handshake_seconds.record(took);
+                (tls, pool)
+            }
+            Err(reason) => {
+                // A reset would overtake the alert.
+                reset.disarm();
+                return reason;
+            }
+        };
+        let mut client = Tls { socket: &client, session: &mut tls };
+        let Some(pool) = &pool else {
+            return Reason::NoRoute;
+        };
+        let mut relay = Relay::default();
+        if relay.listen(&mut client).is_err() {
+            return Reason::ClientReset;
+        }
+        let reason = self.carry(listener, pool, &mut client, &mut relay).await;
+        if reason == Reason::Closed {
+            reset.disarm();
+        }
+        reason
+    }
+
+    /// Relays TLS as it is, to where its ClientHello wants to go.
+    async fn pass_by_name(&mut self, listener: &Listener) -> Reason {
+        let Some(client) = self.watch_client() else {
+            return Reason::ClientReset;
+        };
+        let reset = ResetOnDrop::new(&client);
+        let (mut first, mut ended) = (Vec::new(), false);
+        let deadline = self.at + listener.client_timeout;
+        let reading = read_hello(&client, &mut first, &mut ended);
+        let seen = match self.local.events.until(deadline, reading).await {
+            Some(Ok(seen)) => seen,
+            Some(Err(_gone)) => return Reason::ClientReset,
+            None => Hello::TooSlow,
+        };
+        listener.meters.stats.of(self.local.index).hellos.of(seen as usize).add(1);
+        let Some(pool) = self.route(listener, seen, &first) else {
+            return match seen {
+                Hello::Named | Hello::Unnamed => Reason::NoRoute,
+                Hello::TooSlow => Reason::ClientTimeout,
+                _ => Reason::BadClientHello,
+            };
+        };
+        let mut relay = Relay::starting_with(first, ended);
+        let reason = self.carry(listener, &pool, &mut Plain(&client), &mut relay).await;
+        if reason == Reason::Closed {
+            reset.disarm();
+        }
+        reason
+    }
+
+    /// Answers a request of HTTP with the way to HTTPS.
+    async fn redirect(&mut self, listener: &Listener, challenges: Option<&Challenges>) -> Reason {
+        let Some(client) = self.watch_client() else {
+            return Reason::ClientReset;
+        };
+        let reset = ResetOnDrop::new(&client);
+        let deadline = self.at + listener.client_timeout;
+        let served = redirect::serve(&self.local.events, &client, challenges, deadline).await;
+        let (reason, read, written) = match served {
+            Outcome::Gone => return Reason::ClientReset,
+            Outcome::Answered(read, written) => (Reason::Closed, read, written),
+            Outcome::TooSlow(read, written) => (Reason::ClientTimeout, read, written),
+            Outcome::Pool(pool, first, ended) => {
+                let mut relay = Relay::starting_with(first, ended);
+                let reason = self.carry(listener, &pool, &mut Plain(&client), &mut relay).await;
+                if reason == Reason::Closed {
+                    reset.disarm();
+                }
+                return reason;
+            }
+        };
+        reset.disarm();
+        self.bytes = (read as u64, written as u64);
+        let stats = listener.meters.stats.of(self.local.index);
+        stats.bytes_in.add(self.bytes.0);
+        stats.bytes_out.add(self.bytes.1);
+        reason
+    }
+
+    /// Where a client goes that has sent `first`. What is no ClientHello is routed by its address
+    /// alone.
+    fn route(&mut self, listener: &Listener, seen: Hello, first: &[u8]) -> Option<Arc<Pool>> {
+        let parsed = match seen {
+            Hello::Named | Hello::Unnamed => client_hello::parse(first),
+            _ => client_hello::Parsed::Incomplete,
+        };
+        let (server_name, protocols) = match &parsed {
+            client_hello::Parsed::Hello(hello) => {
+                (hello.server_name(), hello.protocols().collect())
+            }
+            _ => (None, Vec::new()),
+        };
+        self.tls = server_name.map(|name| {
+            Box::new(TlsFacts { server_name: Some(name.into()), ..TlsFacts::default() })
+        });
+        let asked = Asked { server_name, protocols: &protocols, client: self.client.ip() };
+        listener.route(&asked).cloned()
+    }
+
+    /// The handshake with a client, and where it is to go.
+    async fn shake_hands(
+        &mut self,
+        listener: &Listener,
+        client: &Watched<TcpStream>,
+        server: &Server,
+    ) -> Result<(TlsSession, Option<Arc<Pool>>, Duration), Reason> {
+        let (local, began) = (Rc::clone(&self.local), Instant::now());
+        let from = self.client.ip();
+        let handshake = async {
+            let hello = ReceivedHello::receive(client).await?;
+            let pool = route_of(listener, &hello, from).cloned();
+            local.turnstile().await;
+            hello.answer(server).await.map(|session| (session, pool))
+        };
+        let made = self.local.events.until(self.at + listener.client_timeout, handshake).await;
+        let stats = listener.meters.stats.of(self.local.index);
+        let refused = match made {
+            Some(Ok((session, pool))) => {
+                let took = began.elapsed();
+                stats.handshakes.of(session.handshake() as usize).add(1);
+                self.tls = Some(Box::new(TlsFacts {
+                    server_name: session.server_name().map(Into::into),
+                    version: Some(session.handshake().version()),
+                    cipher: session.cipher(),
+                    resumed: Some(session.handshake().is_resumed()),
+                    alpn: session.alpn().map(|name| String::from_utf8_lossy(name).into()),
+                    handshake: Some(took),
+                }));
+                return Ok((session, pool, took));
+            }
+            Some(Err(refused)) => refused,
+            None => Refused::timeout(),
+        };
+        stats.handshake_failures.of(refused.failure as usize).add(1);
+        tracing::info!(
+            listener = &*listener.name,
+            client = %self.client,
+            server_name = refused.server_name,
+            reason = refused.failure.name(),
+            detail = refused.detail,
+            "TLS handshake failed"
+        );
+        let server_name = refused.server_name.map(Into::into);
+        self.tls = Some(Box::new(TlsFacts { server_name, ..TlsFacts::default() }));
+        Err(match refused.failure {
+            HandshakeFailure::Timeout => Reason::ClientTimeout,
+            _ => Reason::TlsFailed,
+        })
+    }
+
+    /// Takes the client to a backend, and relays to the end.
+    async fn carry(
+        &mut self,
+        listener: &Listener,
+        pool: &Arc<Pool>,
+        client: &mut impl Side,
+        relay: &mut Relay,
+    ) -> Reason {
+        self.pool = Some(Arc::clone(pool));
+        let (lease, backend, tls) = match self.reach(pool, client.socket(), relay).await {
+            Ok(reached) => reached,
+            Err(reason) => return reason,
+        };
+        let reset = ResetOnDrop::new(&backend);
+        let limits =
+            Limits { idle: listener.idle_timeout, half_close: listener.half_close_timeout };
+        let (events, worker) = (&self.local.events, self.local.index);
+        let of_listener = listener.meters.stats.of(worker);
+        let of_backend = lease.backend().stats.of(worker);
+        let bytes = &mut self.bytes;
+        let meter = |up, down| {
+            bytes.0 += up;
+            bytes.1 += down;
+            of_listener.bytes_in.add(up);
+            of_listener.bytes_out.add(down);
+            of_backend.bytes_in.add(up);
+            of_backend.bytes_out.add(down);
+        };
+        let end = match tls {
+            None => relay.run(events, client, &mut Plain(&backend), limits, meter).await,
+            Some(mut session) => {
+                let mut backend = Tls { socket: &backend, session: &mut session };
+                Box::pin(relay.run(events, client, &mut backend, limits, meter)).await
+            }
+        };
+        if end == End::Closed {
+            reset.disarm();
+        }
+        end.into()
+    }
+
     /// Finds a backend that answers, and sends it what the client has sent first. Says why if there
     /// is none.
     async fn reach(
@@ -157,7 +373,7 @@ impl Session {
         pool: &Arc<Pool>,
         client: &Watched<TcpStream>,
         relay: &mut Relay,
-    ) -> Result<(Lease, Watched<TcpStream>), Reason> {
+    ) -> Result<(Lease, Watched<TcpStream>, Option<TlsSession>), Reason> {
         let mut tried = Tried::default();
         let mut connecting = Duration::ZERO;
         loop {
@@ -174,7 +390,15 @@ impl Session {
             }
             self.attempts += 1;
             let began = Instant::now();
-            let connected = connect(&self.local.events, pool, backend, client, relay).await;
+            let mut connected = connect(&self.local.events, pool, backend, client, relay).await;
+            let mut tls = None;
+            if let (Ok(socket), Some(offer)) = (&connected, pool.tls.get(self.local.index)) {
+                let deadline = began + pool.connect_timeout;
+                match Box::pin(self.secure(socket, backend, offer, client, deadline)).await {
+                    Ok(session) => tls = Some(session),
+                    Err(error) => connected = Err(error),
+                }
+            }
             let took = began.elapsed();
             connecting += took;
             self.connect = Some(connecting);
@@ -183,7 +407,7 @@ impl Session {
                 Ok(backend) => {
                     stats.connections.add(1);
                     pool.connect_seconds.record(took);
-                    return Ok((lease, backend));
+                    return Ok((lease, backend, tls));
                 }
                 Err(Unconnected::Failed(failure)) => failure,
                 Err(Unconnected::ClientGone) => return Err(Reason::ClientReset),
@@ -198,6 +422,42 @@ impl Session {
             }
             tried.push(backend);
         }
+    }
+
+    /// The handshake with a backend.
+    async fn secure(
+        &self,
+        socket: &Watched<TcpStream>,
+        backend: &Backend,
+        offer: &Client,
+        client: &Watched<TcpStream>,
+        deadline: Instant,
+    ) -> Result<TlsSession, Unconnected> {
+        let asked = self.tls.as_ref().and_then(|tls| tls.server_name.as_deref());
+        let handshake = async {
+            let Some(own) = &backend.peer else {
+                return Err(Refused::nameless());
+            };
+            TlsSession::connect(socket, offer, offer.peer(own, asked)).await
+        };
+        let handshake = unless_gone(client, handshake);
+        let refused = match self.local.events.until(deadline, handshake).await {
+            Some(Some(Ok(session))) => return Ok(session),
+            Some(None) => return Err(Unconnected::ClientGone),
+            Some(Some(Err(refused))) => refused,
+            None => Refused::timeout(),
+        };
+        tracing::warn!(
+            pool = &*backend.pool,
+            backend = &*backend.name,
+            reason = refused.failure.name(),
+            detail = refused.detail,
+            "TLS handshake with a backend failed"
+        );
+        Err(Unconnected::Failed(match refused.failure {
+            HandshakeFailure::Timeout => ConnectFailure::Timeout,
+            _ => ConnectFailure::Tls,
+        }))
     }
 
     async fn lease(
@@ -255,6 +515,7 @@ impl Drop for Session {
             attempts: self.attempts,
             queue: self.queue,
             connect: self.connect,
+            tls: self.tls.as_deref(),
             duration,
             bytes_in: self.bytes.0,
             bytes_out: self.bytes.1,
@@ -262,6 +523,56 @@ impl Drop for Session {
             id: self.id,
         });
     }
+}
+
+/// Where a client goes that asks for this.
+fn route_of<'a>(
+    listener: &'a Listener,
+    hello: &ReceivedHello<'_>,
+    client: IpAddr,
+) -> Option<&'a Arc<Pool>> {
+    if listener.routes.is_empty() {
+        return listener.pool.as_ref();
+    }
+    let (server_name, protocols) = (hello.server_name(), hello.protocols());
+    let protocols: Vec<_> = protocols.iter().map(Vec::as_slice).collect();
+    listener.route(&Asked { server_name: server_name.as_deref(), protocols: &protocols, client })
+}
+
+/// Reads until it is known what comes first. All bytes are in `first`, whatever they are; `ended`
+/// if nothing follows them.
+///
+/// Fails if the client is gone.
+async fn read_hello(
+    client: &Watched<TcpStream>,
+    first: &mut Vec<u8>,
+    ended: &mut bool,
+) -> io::Result<Hello> {
+    let mut reader = client_hello::Reader::new();
+    poll_fn(|_| {
+        while client.is_readable() && !*ended {
+            let before = first.len();
+            first.resize(before + HELLO, 0);
+            let received = Plain(client).receive(&mut first[before..]);
+            let bytes = received.as_ref().map_or(0, |received| received.bytes);
+            first.truncate(before + bytes);
+            *ended = received?.then == Then::End;
+            let seen = match reader.advance(first) {
+                client_hello::Parsed::Incomplete if *ended => Hello::Cut,
+                client_hello::Parsed::Incomplete => continue,
+                client_hello::Parsed::Hello(hello) if hello.server_name().is_some() => Hello::Named,
+                client_hello::Parsed::Hello(_) => Hello::Unnamed,
+                client_hello::Parsed::Invalid(reason) => match reason {
+                    client_hello::Reason::NotTls | client_hello::Reason::Sslv2 => Hello::NotTls,
+                    client_hello::Reason::Malformed => Hello::Malformed,
+                    client_hello::Reason::TooLarge => Hello::TooLarge,
+                },
+            };
+            return Poll::Ready(Ok(seen));
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// What `future` comes to; `None` if the client breaks off before.
@@ -300,7 +611,8 @@ async fn connect(
     let unresolved = Unconnected::Failed(ConnectFailure::Unreachable);
     let address = backend.address().ok_or(unresolved)?;
     let deadline = events.now() + pool.connect_timeout;
-    let first = relay.first();
+    // Where TLS comes first, nothing is sent before.
+    let first = if pool.tls.is_empty() { relay.first() } else { &[] };
     let socket = events.hold(socket::connect(address, pool.source, !first.is_empty())?);
     // Whatever it is going to send, it comes by an event.
     socket.mark_dry();

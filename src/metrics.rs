@@ -15,7 +15,7 @@ use metrics_util::MetricKindMask;
 
 use crate::pool::{Backend, Pool};
 use crate::snapshot::Listener;
-use crate::stats::{ConnectFailure, Reason};
+use crate::stats::{ConnectFailure, Handshake, HandshakeFailure, Hello, Reason};
 
 /// How often sums are carried over when nobody asks; must be well below [`FORGOTTEN`].
 pub const CARRY_OVER: Duration = Duration::from_secs(5);
@@ -26,6 +26,10 @@ const FORGOTTEN: Duration = Duration::from_secs(60);
 /// From a tenth of a millisecond, a connect within a rack, to the default `connect_timeout`.
 const CONNECT_BUCKETS: [f64; 12] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0];
+
+/// From a resumed handshake within a rack to the default `client_timeout`.
+const HANDSHAKE_BUCKETS: [f64; 11] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 10.0];
 
 /// From a request on a fresh connection to a WebSocket of a day.
 const DURATION_BUCKETS: [f64; 13] =
@@ -53,6 +57,10 @@ impl Registry {
             .set_buckets_for_metric(
                 Matcher::Full("lockgate_connection_duration_seconds".into()),
                 &DURATION_BUCKETS,
+            )?
+            .set_buckets_for_metric(
+                Matcher::Full("lockgate_tls_handshake_seconds".into()),
+                &HANDSHAKE_BUCKETS,
             )?
             // Workers hold the handles of histograms: those must never be forgotten.
             .idle_timeout(MetricKindMask::COUNTER | MetricKindMask::GAUGE, Some(FORGOTTEN))
@@ -141,6 +149,15 @@ pub struct ListenerSeries {
     closed: Vec<Sum>,
     bytes_in: Sum,
     bytes_out: Sum,
+    tls: Option<TlsSeries>,
+    hellos: Vec<Sum>,
+}
+
+/// The series that only a listener with TLS has.
+#[derive(Debug)]
+struct TlsSeries {
+    handshakes: Vec<Sum>,
+    failures: Vec<Sum>,
 }
 
 impl ListenerSeries {
@@ -162,7 +179,39 @@ impl ListenerSeries {
                 .collect(),
             bytes_in: bytes("in"),
             bytes_out: bytes("out"),
+            tls: None,
+            hellos: Vec::new(),
         }
+    }
+
+    /// From now on it reads ClientHellos.
+    pub fn with_hellos(&mut self, registry: &Registry, name: &str) {
+        if self.hellos.is_empty() {
+            let hello = |hello: &Hello| {
+                let labels = [("listener", name), ("result", hello.name())];
+                registry.counter("lockgate_client_hellos_total", &labels)
+            };
+            self.hellos = Hello::ALL.iter().map(hello).collect();
+        }
+    }
+
+    /// From now on it has TLS. Where the seconds that handshakes take are recorded.
+    pub fn with_tls(&mut self, registry: &Registry, name: &str) -> Histogram {
+        let handshakes = |handshake: &Handshake| {
+            let resumed = if handshake.is_resumed() { "true" } else { "false" };
+            let labels =
+                [("listener", name), ("version", handshake.version()), ("resumed", resumed)];
+            registry.counter("lockgate_tls_handshakes_total", &labels)
+        };
+        let failures = |failure: &HandshakeFailure| {
+            let labels = [("listener", name), ("reason", failure.name())];
+            registry.counter("lockgate_tls_handshake_failures_total", &labels)
+        };
+        self.tls.get_or_insert_with(|| TlsSeries {
+            handshakes: Handshake::ALL.iter().map(handshakes).collect(),
+            failures: HandshakeFailure::ALL.iter().map(failures).collect(),
+        });
+        registry.histogram("lockgate_tls_handshake_seconds", &[("listener", name)])
     }
 
     /// Carries the listener's counts over.
@@ -175,6 +224,17 @@ impl ListenerSeries {
         }
         self.bytes_in.follow(stats.sum(|s| &s.bytes_in));
         self.bytes_out.follow(stats.sum(|s| &s.bytes_out));
+        for (hello, sum) in self.hellos.iter_mut().enumerate() {
+            sum.follow(stats.sum(|s| s.hellos.of(hello)));
+        }
+        if let Some(tls) = &mut self.tls {
+            for (handshake, sum) in tls.handshakes.iter_mut().enumerate() {
+                sum.follow(stats.sum(|s| s.handshakes.of(handshake)));
+            }
+            for (failure, sum) in tls.failures.iter_mut().enumerate() {
+                sum.follow(stats.sum(|s| s.handshake_failures.of(failure)));
+            }
+        }
     }
 }
 
@@ -280,6 +340,18 @@ const COUNTERS: &[Description] = &[
     ("lockgate_backend_connect_failures_total", None, "Connections that could not be made."),
     ("lockgate_backend_health_checks_total", None, "Active checks, by result."),
     ("lockgate_retries_total", None, "Further backends tried after a failed connect."),
+    (
+        "lockgate_client_hellos_total",
+        None,
+        "What was read where a ClientHello was due (protocol tls_passthrough).",
+    ),
+    ("lockgate_tls_handshakes_total", None, "TLS handshakes with clients."),
+    ("lockgate_tls_handshake_failures_total", None, "TLS handshakes that failed, by reason."),
+    (
+        "lockgate_tls_certificate_renewals_total",
+        None,
+        "Certificates whose files changed: taken over (ok), or refused (failed).",
+    ),
     ("lockgate_config_reloads_total", None, "Reloads, by result."),
     ("lockgate_log_dropped_total", None, "Log lines dropped because the reader was too slow."),
 ];
@@ -297,12 +369,18 @@ const GAUGES: &[Description] = &[
     ("lockgate_worker_connections_active", None, "Connections of the worker now."),
     ("lockgate_connections_limit", None, "Connections that the process takes at once."),
     ("lockgate_config_generation", None, "Publications of a configuration since the start."),
+    (
+        "lockgate_tls_certificate_not_after_seconds",
+        Some(Unit::Seconds),
+        "Until when the certificate is valid, in seconds since 1970.",
+    ),
     ("lockgate_build_info", None, "Always 1; the labels say what runs."),
 ];
 
 const HISTOGRAMS: &[(&str, &str)] = &[
     ("lockgate_backend_connect_seconds", "Time that successful connects took."),
     ("lockgate_connection_duration_seconds", "Time from accept to the end."),
+    ("lockgate_tls_handshake_seconds", "Time that TLS handshakes took, from accept."),
 ];
 
 #[cfg(test)]

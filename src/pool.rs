@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::balance::cell::{Block, Cell, Load};
 use crate::balance::{Group, Request, Unavailable};
 use crate::stats::{BackendStats, ConnectFailure, PerWorker, PoolStats};
+use crate::tls::client::{Client, PeerName};
 
 /// A server that connections are sent to.
 #[derive(Debug)]
@@ -28,6 +29,9 @@ pub struct Backend {
     pub name: Arc<str>,
     /// Where it listens.
     pub endpoint: Endpoint,
+    /// Whom its certificate has to be for, in a pool with TLS; `None` if its host is no name that a
+    /// certificate can have.
+    pub peer: Option<PeerName>,
     /// One of the pool's backup backends.
     pub backup: bool,
     /// Its slot among the ordinary, or the backup, backends.
@@ -107,6 +111,8 @@ pub struct Pool {
     pub queue_timeout: Duration,
     /// Local address to connect from.
     pub source: Option<IpAddr>,
+    /// TLS towards the backends, one for each worker; empty = none.
+    pub tls: Box<[Client]>,
     /// Counts.
     pub stats: Arc<PerWorker<PoolStats>>,
     /// Seconds that successful connects took.
@@ -344,6 +350,7 @@ mod tests {
                     pool: "pool".into(),
                     name: format!("{name}{slot}").into(),
                     endpoint: Endpoint::Fixed(([127, 0, 0, 1], 1).into()),
+                    peer: None,
                     backup,
                     slot,
                     stats: PerWorker::new(1),
@@ -369,6 +376,7 @@ mod tests {
             retries: 2,
             queue_timeout: Duration::from_secs(1),
             source: None,
+            tls: Box::default(),
             stats: Arc::new(PerWorker::new(1)),
             connect_seconds: metrics::Histogram::noop(),
             queue: Arc::default(),

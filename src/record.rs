@@ -34,6 +34,8 @@ pub struct Record<'a> {
     pub queue: Duration,
     /// Time to connect, failed attempts included.
     pub connect: Option<Duration>,
+    /// What TLS came to; none without TLS.
+    pub tls: Option<&'a TlsFacts>,
     /// Time from accept to the end.
     pub duration: Duration,
     /// Bytes delivered to the backend.
@@ -44,6 +46,23 @@ pub struct Record<'a> {
     pub reason: Reason,
     /// Unique.
     pub id: Id,
+}
+
+/// What is told of TLS. After a handshake that failed, only the name.
+#[derive(Clone, Debug, Default)]
+pub struct TlsFacts {
+    /// The name that the client asked for.
+    pub server_name: Option<Box<str>>,
+    /// `1.2` or `1.3`.
+    pub version: Option<&'static str>,
+    /// IANA name of the cipher suite.
+    pub cipher: Option<&'static str>,
+    /// It went on where an earlier connection left off.
+    pub resumed: Option<bool>,
+    /// The application protocol that was agreed on.
+    pub alpn: Option<Box<str>>,
+    /// Time that the handshake took.
+    pub handshake: Option<Duration>,
 }
 
 /// Names a connection: unique on a host, across restarts.
@@ -87,25 +106,25 @@ impl Record<'_> {
         fields.address(self.client.ip().to_canonical());
         fields.quote();
         fields.number(&key!("client_port"), self.client.port().into());
-        fields.absent(concat!(
-            ",\"server_name\":null,\"tls_version\":null,\"tls_cipher\":null",
-            ",\"tls_resumed\":null,\"alpn\":null",
-        ));
-        match self.pool {
-            Some(pool) => fields.text(&key!(quoted "pool"), pool),
-            None => fields.absent(",\"pool\":null"),
+        match self.tls {
+            Some(tls) => fields.tls(tls),
+            None => fields.absent(concat!(
+                ",\"server_name\":null,\"tls_version\":null,\"tls_cipher\":null",
+                ",\"tls_resumed\":null,\"alpn\":null",
+            )),
         }
-        match self.backend {
-            Some(backend) => fields.text(&key!(quoted "backend"), backend),
-            None => fields.absent(",\"backend\":null"),
-        }
+        fields.optional(&key!(quoted "pool"), self.pool, ",\"pool\":null");
+        fields.optional(&key!(quoted "backend"), self.backend, ",\"backend\":null");
         fields.number(&key!("attempts"), self.attempts.into());
         fields.millis(&key!("queue_ms"), self.queue);
         match self.connect {
             Some(connect) => fields.millis(&key!("connect_ms"), connect),
             None => fields.absent(",\"connect_ms\":null"),
         }
-        fields.absent(",\"handshake_ms\":null");
+        match self.tls.and_then(|tls| tls.handshake) {
+            Some(handshake) => fields.millis(&key!("handshake_ms"), handshake),
+            None => fields.absent(",\"handshake_ms\":null"),
+        }
         fields.millis(&key!("duration_ms"), self.duration);
         fields.number(&key!("bytes_in"), self.bytes_in);
         fields.number(&key!("bytes_out"), self.bytes_out);
@@ -268,6 +287,28 @@ impl Fields<'_> {
         self.quote();
     }
 
+    fn optional(&mut self, key: &Key, value: Option<&str>, absent: &str) {
+        match value {
+            Some(value) => self.text(key, value),
+            None => self.absent(absent),
+        }
+    }
+
+    fn tls(&mut self, tls: &TlsFacts) {
+        let name = tls.server_name.as_deref();
+        self.optional(&key!(quoted "server_name"), name, ",\"server_name\":null");
+        self.optional(&key!(quoted "tls_version"), tls.version, ",\"tls_version\":null");
+        self.optional(&key!(quoted "tls_cipher"), tls.cipher, ",\"tls_cipher\":null");
+        match tls.resumed {
+            Some(resumed) => {
+                self.key(&key!("tls_resumed"));
+                self.line.push_str(if resumed { "true" } else { "false" });
+            }
+            None => self.absent(",\"tls_resumed\":null"),
+        }
+        self.optional(&key!(quoted "alpn"), tls.alpn.as_deref(), ",\"alpn\":null");
+    }
+
     #[cold]
     fn escaped(&mut self, value: &str) {
         for character in value.chars() {
@@ -298,6 +339,7 @@ mod tests {
             attempts: 2,
             queue: Duration::ZERO,
             connect: Some(Duration::from_micros(1_234)),
+            tls: None,
             duration: Duration::from_secs(2),
             bytes_in: 64,
             bytes_out: 1_024,

@@ -6,7 +6,10 @@ use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use crate::pool::Pool;
+use crate::redirect::Challenges;
+use crate::route::{Asked, Routes};
 use crate::stats::{ListenerStats, PerWorker};
+use crate::tls::server::Server;
 
 /// One generation of the configuration. A connection keeps the parts that it began with.
 #[derive(Debug)]
@@ -28,16 +31,47 @@ pub struct Listener {
     pub name: Arc<str>,
     /// Where it listens.
     pub bind: Vec<SocketAddr>,
-    /// Where connections go; `None` = they are refused.
+    /// What clients speak.
+    pub protocol: Protocol,
+    /// Where connections go, by what their ClientHello says.
+    pub routes: Routes<Arc<Pool>>,
+    /// Where those go that no route is for; `None` = they are refused.
     pub pool: Option<Arc<Pool>>,
     /// Connections at once; 0 = no limit of its own.
     pub max_connections: u32,
+    /// Longest time from accept to the end of the TLS handshake.
+    pub client_timeout: Duration,
     /// Longest time without a byte.
     pub idle_timeout: Duration,
     /// Longest time without a byte after one side has sent FIN.
     pub half_close_timeout: Duration,
     /// What one generation hands on to the next.
     pub meters: Arc<ListenerMeters>,
+}
+
+impl Listener {
+    /// Where a client goes; `None` = it is refused.
+    pub fn route(&self, asked: &Asked<'_>) -> Option<&Arc<Pool>> {
+        self.routes.find(asked).or(self.pool.as_ref())
+    }
+}
+
+/// What the clients of a listener speak.
+#[derive(Debug)]
+pub enum Protocol {
+    /// Anything: it is passed on as it is.
+    Tcp,
+    /// TLS, which ends here.
+    Tls {
+        /// The server's side of it.
+        server: Server,
+        /// Seconds that handshakes took.
+        handshake_seconds: metrics::Histogram,
+    },
+    /// TLS, which is passed on as it is: only its ClientHello is read.
+    TlsPassthrough,
+    /// HTTP, which is sent to HTTPS.
+    Redirect(Option<Challenges>),
 }
 
 /// What is counted of a listener.

@@ -84,6 +84,12 @@ pub struct ListenerStats {
     pub bytes_in: Count,
     /// Bytes to clients.
     pub bytes_out: Count,
+    /// What was read where a ClientHello was due, by [`Hello`].
+    pub hellos: ByCase<{ Hello::ALL.len() }>,
+    /// TLS handshakes, by [`Handshake`].
+    pub handshakes: ByCase<{ Handshake::ALL.len() }>,
+    /// TLS handshakes that failed, by [`HandshakeFailure`].
+    pub handshake_failures: ByCase<{ HandshakeFailure::ALL.len() }>,
 }
 
 /// What happens on a backend.
@@ -129,11 +135,17 @@ pub enum Reason {
     Drained,
     /// Every backend was full for too long.
     QueueTimeout,
+    /// What must come first, a TLS handshake, took the client too long.
+    ClientTimeout,
+    /// The TLS handshake failed otherwise.
+    TlsFailed,
+    /// What came was no ClientHello, and there is no pool for that.
+    BadClientHello,
 }
 
 impl Reason {
     /// All there are, in the order of their discriminants.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Closed,
         Self::ClientReset,
         Self::BackendReset,
@@ -144,6 +156,9 @@ impl Reason {
         Self::NoRoute,
         Self::Drained,
         Self::QueueTimeout,
+        Self::ClientTimeout,
+        Self::TlsFailed,
+        Self::BadClientHello,
     ];
 
     /// The name in records and metrics.
@@ -159,6 +174,9 @@ impl Reason {
             Self::NoRoute => "no_route",
             Self::Drained => "drained",
             Self::QueueTimeout => "queue_timeout",
+            Self::ClientTimeout => "client_timeout",
+            Self::TlsFailed => "tls_failed",
+            Self::BadClientHello => "bad_client_hello",
         }
     }
 }
@@ -178,12 +196,21 @@ pub enum ConnectFailure {
     Local,
     /// Anything else.
     Other,
+    /// The TLS handshake with the backend failed, or its certificate is not to be trusted.
+    Tls,
 }
 
 impl ConnectFailure {
     /// All there are, in the order of their discriminants.
-    pub const ALL: [Self; 6] =
-        [Self::Refused, Self::Timeout, Self::Unreachable, Self::Reset, Self::Local, Self::Other];
+    pub const ALL: [Self; 7] = [
+        Self::Refused,
+        Self::Timeout,
+        Self::Unreachable,
+        Self::Reset,
+        Self::Local,
+        Self::Other,
+        Self::Tls,
+    ];
 
     /// What an error of `connect(2)` says.
     pub fn of(error: &std::io::Error) -> Self {
@@ -223,6 +250,7 @@ impl ConnectFailure {
             Self::Reset => "reset",
             Self::Local => "local",
             Self::Other => "other",
+            Self::Tls => "tls",
         }
     }
 }
@@ -236,7 +264,137 @@ impl fmt::Display for ConnectFailure {
             Self::Reset => "connection reset",
             Self::Local => "cannot connect from here (ports, descriptors or source)",
             Self::Other => "connect failed",
+            Self::Tls => "TLS handshake failed",
         })
+    }
+}
+
+/// What was read where a ClientHello was due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hello {
+    /// One that asks for a name.
+    Named,
+    /// One without a name, or with one that is none.
+    Unnamed,
+    /// Something else than TLS.
+    NotTls,
+    /// One against the rules.
+    Malformed,
+    /// More than any has.
+    TooLarge,
+    /// Not all of it in time.
+    TooSlow,
+    /// The end, before all of it was there.
+    Cut,
+}
+
+impl Hello {
+    /// All there are, in the order of their discriminants.
+    pub const ALL: [Self; 7] = [
+        Self::Named,
+        Self::Unnamed,
+        Self::NotTls,
+        Self::Malformed,
+        Self::TooLarge,
+        Self::TooSlow,
+        Self::Cut,
+    ];
+
+    /// The name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Named => "named",
+            Self::Unnamed => "no_sni",
+            Self::NotTls => "not_tls",
+            Self::Malformed => "malformed",
+            Self::TooLarge => "too_large",
+            Self::TooSlow => "too_slow",
+            Self::Cut => "cut",
+        }
+    }
+}
+
+/// A TLS handshake that succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handshake {
+    /// TLS 1.2, from the beginning.
+    Tls12,
+    /// TLS 1.2, where an earlier connection left off.
+    Tls12Resumed,
+    /// TLS 1.3, from the beginning.
+    Tls13,
+    /// TLS 1.3, where an earlier connection left off.
+    Tls13Resumed,
+}
+
+impl Handshake {
+    /// All there are, in the order of their discriminants.
+    pub const ALL: [Self; 4] = [Self::Tls12, Self::Tls12Resumed, Self::Tls13, Self::Tls13Resumed];
+
+    /// `1.2` or `1.3`.
+    pub fn version(self) -> &'static str {
+        match self {
+            Self::Tls12 | Self::Tls12Resumed => "1.2",
+            Self::Tls13 | Self::Tls13Resumed => "1.3",
+        }
+    }
+
+    /// Whether it went on where an earlier connection left off.
+    pub fn is_resumed(self) -> bool {
+        matches!(self, Self::Tls12Resumed | Self::Tls13Resumed)
+    }
+}
+
+/// Why a TLS handshake failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandshakeFailure {
+    /// No certificate covers the name that the client asked for, or it asked for none.
+    UnknownSni,
+    /// No cipher suite, group or signature scheme in common.
+    NoSharedCipher,
+    /// No protocol version in common.
+    NoSharedVersion,
+    /// No application protocol in common (ALPN).
+    NoSharedProtocol,
+    /// The other end's certificate is missing, or not to be trusted.
+    BadCertificate,
+    /// The other end refused something by an alert.
+    Alert,
+    /// The other end closed the connection, or broke it.
+    Closed,
+    /// It took too long.
+    Timeout,
+    /// Not TLS, or against its rules.
+    Protocol,
+}
+
+impl HandshakeFailure {
+    /// All there are, in the order of their discriminants.
+    pub const ALL: [Self; 9] = [
+        Self::UnknownSni,
+        Self::NoSharedCipher,
+        Self::NoSharedVersion,
+        Self::NoSharedProtocol,
+        Self::BadCertificate,
+        Self::Alert,
+        Self::Closed,
+        Self::Timeout,
+        Self::Protocol,
+    ];
+
+    /// The name in metrics and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::UnknownSni => "unknown_sni",
+            Self::NoSharedCipher => "no_shared_cipher",
+            Self::NoSharedVersion => "no_shared_version",
+            Self::NoSharedProtocol => "no_shared_protocol",
+            Self::BadCertificate => "bad_certificate",
+            Self::Alert => "alert",
+            Self::Closed => "closed",
+            Self::Timeout => "timeout",
+            Self::Protocol => "protocol",
+        }
     }
 }
 
@@ -248,6 +406,9 @@ mod tests {
     fn cases_are_listed_in_the_order_of_their_discriminants() {
         assert!(Reason::ALL.iter().enumerate().all(|(n, &reason)| reason as usize == n));
         assert!(ConnectFailure::ALL.iter().enumerate().all(|(n, &failure)| failure as usize == n));
+        assert!(HandshakeFailure::ALL.iter().enumerate().all(|(n, &case)| case as usize == n));
+        assert!(Hello::ALL.iter().enumerate().all(|(n, &hello)| hello as usize == n));
+        assert!(Handshake::ALL.iter().enumerate().all(|(n, &handshake)| handshake as usize == n));
     }
 
     #[test]

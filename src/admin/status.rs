@@ -27,8 +27,23 @@ pub struct Status {
     pub pools: Vec<Pool>,
     /// None yet: this version has no VRRP.
     pub vrrp: Vec<serde_json::Value>,
-    /// None yet: this version terminates no TLS.
-    pub certificates: Vec<serde_json::Value>,
+    /// Those in use, by listener and file.
+    pub certificates: Vec<Certificate>,
+}
+
+/// A certificate in use.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Certificate {
+    /// Listener that shows it.
+    pub listener: String,
+    /// Whom it is for: names and addresses.
+    pub names: Vec<String>,
+    /// Its number, as OpenSSL writes it.
+    pub serial: String,
+    /// Until when it is valid, in seconds since 1970.
+    pub not_after: u64,
+    /// Where it was read from.
+    pub file: String,
 }
 
 /// A worker.
@@ -45,7 +60,7 @@ pub struct Listener {
     pub name: String,
     /// Addresses.
     pub bind: Vec<String>,
-    /// Always `tcp` yet.
+    /// As in the configuration.
     pub protocol: String,
     /// Where connections go.
     pub pool: Option<String>,

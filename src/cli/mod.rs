@@ -224,6 +224,7 @@ impl From<Failure> for Error {
                 };
                 Self::new(exit, failure)
             }
+            Failure::Material(_) => Self::new(Exit::Config, failure),
             Failure::System { ref source, .. } => Self::new(exit_of(source), &failure),
         }
     }

@@ -9,7 +9,6 @@
 //!                            findings ─► diagnostics: Report
 //! ```
 //!
-//! Between the first two, `unbuilt` refuses what is understood and not acted on yet.
 //!
 //! A value that is wrong is reported, then stood in for by its default, so that one mistake neither
 //! hides the next nor causes another. The stand-in never gets out: a plan is handed over only when
@@ -21,8 +20,6 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-
-use toml::de::DeTable;
 
 pub use diagnostics::{Diagnostic, Report};
 pub use plan::Plan;
@@ -42,7 +39,6 @@ mod schema;
 mod suggest;
 mod syntax;
 mod tls;
-mod unbuilt;
 mod units;
 mod value;
 mod vocabulary;
@@ -89,21 +85,11 @@ pub fn load(path: &Path) -> Result<Plan, Error> {
 ///
 /// [`Error::Invalid`] with every mistake in `source`, in the order of the file.
 pub fn parse(file: &str, source: &str) -> Result<Plan, Error> {
-    parse_behind(unbuilt::take_out, file, source)
-}
-
-/// The same; `gate` has the first look at what is about to be read.
-fn parse_behind(
-    gate: impl FnOnce(&mut DeTable<'_>, &mut findings::Findings),
-    file: &str,
-    source: &str,
-) -> Result<Plan, Error> {
     // Editors on Windows begin a file with a byte order mark, which is not part of its first line.
     let source = source.strip_prefix('\u{feff}').unwrap_or(source);
     let mut errors = findings::Findings::default();
     let text = syntax::Repaired::new(source, &mut errors);
-    let mut table = text.table();
-    gate(&mut table, &mut errors);
+    let table = text.table();
     let typed = schema::File::read(&table, &mut errors);
     let plan = resolve::resolve(typed, &mut errors);
     match errors.into_report(file, source, &text) {

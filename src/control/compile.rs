@@ -17,11 +17,15 @@ use tokio::sync::mpsc;
 use crate::balance::cell::{Block, WEIGHT_ONE};
 use crate::balance::{Group, MOST_SLOTS, Policy, Seat};
 use crate::config::plan;
+use crate::control::material::Material;
 use crate::health::{Checks, Passive, Rules, Settings, Vitals, Ward};
 use crate::metrics::{BackendSeries, ListenerSeries, PoolSeries, Registry};
 use crate::pool::{Backend, Endpoint, Pool, Queue, Report, Tier};
-use crate::snapshot::{Listener, ListenerMeters, Snapshot};
+use crate::redirect::Challenges;
+use crate::route::{Network, Route, Routes};
+use crate::snapshot::{Listener, ListenerMeters, Protocol, Snapshot};
 use crate::stats::{PerWorker, PoolStats};
+use crate::tls::client::PeerName;
 
 /// Everything that is running, as the control plane knows it.
 #[derive(Debug)]
@@ -76,6 +80,8 @@ pub struct Means<'a> {
     pub max_connections: u32,
     /// Makes series.
     pub registry: &'a Registry,
+    /// What TLS needs.
+    pub material: &'a Material,
     /// Where workers tell of failures.
     pub reports: &'a mpsc::Sender<Report>,
     /// The time.
@@ -156,7 +162,7 @@ impl World {
             .iter()
             .map(|listener| {
                 let name: Arc<str> = listener.name.as_str().into();
-                let (meters, series) = old_listeners.remove(&name).unwrap_or_else(|| {
+                let (meters, mut series) = old_listeners.remove(&name).unwrap_or_else(|| {
                     let labels = [("listener", &*name)];
                     let meters = ListenerMeters {
                         stats: PerWorker::new(means.workers),
@@ -167,11 +173,16 @@ impl World {
                     };
                     (Arc::new(meters), ListenerSeries::new(means.registry, &name))
                 });
+                let protocol = protocol(listener, &pools, &mut series, means);
+                let routes = listener.routes.iter().map(|route| compile_route(route, &pools));
                 let compiled = Listener {
                     name,
+                    protocol,
+                    routes: Routes::new(routes),
                     bind: listener.bind.clone(),
                     pool: listener.pool.map(|pool| Arc::clone(&pools[pool].pool)),
                     max_connections: listener.max_connections.map_or(0, Into::into),
+                    client_timeout: listener.client_timeout,
                     idle_timeout: listener.idle_timeout,
                     half_close_timeout: listener.half_close_timeout,
                     meters,
@@ -236,6 +247,48 @@ impl World {
             }
         }
     }
+}
+
+/// What clients of a listener speak.
+fn protocol(
+    listener: &plan::Listener,
+    pools: &[Ours],
+    series: &mut ListenerSeries,
+    means: &Means<'_>,
+) -> Protocol {
+    let name = &listener.name;
+    match (&listener.protocol, means.material.server(name)) {
+        (_, Some(server)) => {
+            let handshake_seconds = series.with_tls(means.registry, name);
+            Protocol::Tls { server, handshake_seconds }
+        }
+        (plan::Protocol::TlsPassthrough, None) => {
+            series.with_hellos(means.registry, name);
+            Protocol::TlsPassthrough
+        }
+        (plan::Protocol::Redirect(redirect), None) => {
+            Protocol::Redirect(redirect.challenges.as_ref().map(|challenges| match challenges {
+                plan::Challenges::Directory(path) => Challenges::Directory(path.clone()),
+                plan::Challenges::Pool(pool) => Challenges::Pool(Arc::clone(&pools[*pool].pool)),
+            }))
+        }
+        // Of a listener with TLS all has been read, or it would not have come to this.
+        (plan::Protocol::Tcp | plan::Protocol::Tls(_), None) => Protocol::Tcp,
+    }
+}
+
+fn compile_route(plan: &plan::Route, pools: &[Ours]) -> Route<Arc<Pool>> {
+    let mut route = Route::to(Arc::clone(&pools[plan.pool].pool));
+    for pattern in &plan.sni {
+        match pattern {
+            plan::SniPattern::Exact(name) => route.name(name),
+            plan::SniPattern::Wildcard(parent) => route.below(parent),
+        }
+    }
+    route.protocols(plan.alpn.iter().map(String::as_bytes));
+    let network = |&plan::Network { address, prefix }: &plan::Network| Network { address, prefix };
+    route.networks(plan.client.iter().map(network));
+    route
 }
 
 impl Ours {
@@ -313,6 +366,7 @@ impl Ours {
             retries: plan.retries,
             queue_timeout: plan.queue_timeout,
             source: plan.source,
+            tls: means.material.clients(&name, means.workers),
             stats: before.map_or_else(
                 || Arc::new(PerWorker::<PoolStats>::new(means.workers)),
                 |pool| Arc::clone(&pool.stats),
@@ -369,6 +423,10 @@ impl Member {
             endpoint: match plan.address {
                 plan::Address::Socket(address) => Endpoint::Fixed(address),
                 plan::Address::Name { .. } => Endpoint::Resolved(ArcSwapOption::empty()),
+            },
+            peer: match &plan.address {
+                plan::Address::Socket(address) => Some(address.ip().into()),
+                plan::Address::Name { host, .. } => PeerName::parse(host).ok(),
             },
             backup: plan.backup,
             slot,

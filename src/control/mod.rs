@@ -6,6 +6,7 @@
 //! the same thread that send their events to it.
 
 mod compile;
+mod material;
 pub mod preflight;
 mod probe;
 mod reload;
@@ -21,7 +22,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
@@ -41,8 +42,10 @@ use crate::record;
 use crate::relay::MOST_PIPES;
 use crate::socket;
 use crate::tls::client::Prober;
+use crate::tls::tickets::Secret;
 use crate::worker::Workers;
 use compile::{Means, World};
+use material::Material;
 use probe::Probe;
 use resolve::{Answer, keep_resolving};
 use schedule::Schedule;
@@ -71,6 +74,9 @@ pub enum Failure {
     /// The configuration is not valid, or not readable.
     #[error(transparent)]
     Config(#[from] config::Error),
+    /// A file that the configuration names is of no use.
+    #[error("{0}")]
+    Material(String),
     /// The system refuses something.
     #[error("{what}: {source}{hint}")]
     System {
@@ -146,6 +152,9 @@ pub fn run(path: &Path) -> Result<(), Failure> {
 struct Control {
     path: PathBuf,
     world: World,
+    material: Material,
+    /// What tickets are made with, if gateways share no secret.
+    secret: Secret,
     workers: Workers,
     open_files: u64,
     output: Output,
@@ -229,6 +238,8 @@ impl Drop for Task {
 
 /// Series of the process as a whole.
 struct Series {
+    renewals_ok: Sum,
+    renewals_failed: Sum,
     reloads_ok: Sum,
     reloads_failed: Sum,
     dropped: Sum,
@@ -257,7 +268,11 @@ impl Control {
         let prober =
             Prober::new().map_err(|error| broken("cannot set up TLS")(error.to_string()))?;
 
+        let secret = Secret::random()
+            .map_err(|error| broken("cannot make ticket keys")(error.to_string()))?;
+
         // Everything that can be refused comes first.
+        let material = Material::read(&plan, &secret).map_err(Failure::Material)?;
         let sockets = reload::open_binds(&plan, &Default::default(), count)?;
         let (asks_sender, asks) = mpsc::channel(64);
         let admin = Admin::open(&plan.admin, &Admin::default(), &asks_sender).await?;
@@ -271,6 +286,7 @@ impl Control {
             workers: count,
             max_connections: max_connections(&plan, count, open_files),
             registry: &registry,
+            material: &material,
             reports: &reports_sender,
             now: began,
         };
@@ -278,7 +294,12 @@ impl Control {
         let world = World::compile(plan, None, &means);
         let reload =
             |result| registry.counter("lockgate_config_reloads_total", &[("result", result)]);
+        let renewal = |result| {
+            registry.counter("lockgate_tls_certificate_renewals_total", &[("result", result)])
+        };
         let series = Series {
+            renewals_ok: renewal("ok"),
+            renewals_failed: renewal("failed"),
             reloads_ok: reload("ok"),
             reloads_failed: reload("failed"),
             dropped: registry.counter("lockgate_log_dropped_total", &[]),
@@ -286,6 +307,8 @@ impl Control {
         let mut control = Self {
             path: path.to_owned(),
             world,
+            material,
+            secret,
             workers,
             open_files,
             output,
@@ -334,11 +357,25 @@ impl Control {
         for want in self.world.wants() {
             tracing::warn!("{want}");
         }
+        self.tell_of_certificates();
+    }
+
+    /// Tells what is doubtful about the certificates in use.
+    fn tell_of_certificates(&self) {
+        let now = SystemTime::now();
+        for (listener, certificate) in self.material.certificates() {
+            for finding in certificate.findings(now) {
+                let file = certificate.file().display();
+                tracing::warn!(listener, %file, "certificate: {finding}");
+            }
+        }
     }
 
     /// Handles events until the gateway has stopped.
     async fn run(mut self) -> Result<(), Failure> {
         let mut carry_over = tokio::time::interval(CARRY_OVER);
+        let mut look = tokio::time::interval(material::LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let now = Instant::now();
             self.pass_time(now);
@@ -365,6 +402,7 @@ impl Control {
                 Some(answer) = self.inbox.answers.recv() => self.answered(answer),
                 Some(ask) = self.inbox.asks.recv() => self.answer(ask),
                 _ = carry_over.tick() => self.carry_over(),
+                _ = look.tick() => self.material.renew(SystemTime::now()),
                 () = received(&mut self.signals.hangup) => self.reload().await,
                 () = received(&mut self.signals.upgrade) => {
                     tracing::warn!("SIGUSR2: upgrade is not supported yet");

@@ -56,6 +56,7 @@ impl Control {
     async fn try_reload(&mut self) -> Result<Summary, Failure> {
         self.refuse_if_stopping()?;
         let plan = config::load(&self.path)?;
+        let mut material = Material::read(&plan, &self.secret).map_err(Failure::Material)?;
         let workers = self.workers.crew.connections_by_worker().count();
         let before = self.world.binds();
         let sockets = loop {
@@ -73,10 +74,13 @@ impl Control {
         let summary = Summary::between(&self.world.plan, &plan, &self.started);
         self.levels.set(level(plan.log.level));
         self.admin.replace(&plan.admin, admin);
+        material.renewals = self.material.renewals;
+        self.material = material;
         let means = Means {
             workers,
             max_connections: max_connections(&plan, workers, self.open_files),
             registry: &self.registry,
+            material: &self.material,
             reports: &self.senders.reports,
             now: Instant::now(),
         };
@@ -85,6 +89,7 @@ impl Control {
         self.settle().await;
         self.refuse_if_stopping()?;
         let draining = self.publish(sockets);
+        self.tell_of_certificates();
         let now = Instant::now();
         self.closing.retain(|_, until| *until > now);
         let after = self.world.binds();

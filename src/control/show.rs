@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::stats::ConnectFailure;
+use crate::tls::certificate::Certificate;
 
 impl Control {
     pub(super) fn answer(&mut self, ask: Ask) {
@@ -24,6 +25,8 @@ impl Control {
         self.series.reloads_ok.follow(self.reloads.0);
         self.series.reloads_failed.follow(self.reloads.1);
         self.series.dropped.follow(self.output.dropped());
+        self.series.renewals_ok.follow(self.material.renewals.0);
+        self.series.renewals_failed.follow(self.material.renewals.1);
         let registry = &self.registry;
         let gauge = |name, labels: &[(&'static str, &str)], value: f64| {
             registry.gauge(name, labels).set(value);
@@ -32,11 +35,35 @@ impl Control {
             let labels = [("worker", &*worker.to_string())];
             gauge("lockgate_worker_connections_active", &labels, connections.into());
         }
+        for (_, certificate) in self.material.certificates() {
+            let file = certificate.file().display().to_string();
+            let name = names(certificate).next().unwrap_or_default();
+            let labels = [("name", &*name), ("file", &*file)];
+            let not_after = seconds(certificate.not_after());
+            gauge("lockgate_tls_certificate_not_after_seconds", &labels, not_after as f64);
+        }
         let snapshot = &self.world.snapshot;
         gauge("lockgate_connections_limit", &[], snapshot.max_connections.into());
         gauge("lockgate_config_generation", &[], snapshot.generation as f64);
         gauge("lockgate_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
         registry.upkeep();
+    }
+
+    /// The certificates in use.
+    fn certificates(&self) -> Vec<status::Certificate> {
+        let mut all: Vec<_> = self
+            .material
+            .certificates()
+            .map(|(listener, certificate)| status::Certificate {
+                listener: listener.to_owned(),
+                names: names(certificate).collect(),
+                serial: certificate.serial().to_owned(),
+                not_after: seconds(certificate.not_after()),
+                file: certificate.file().display().to_string(),
+            })
+            .collect();
+        all.sort_by(|one, other| (&one.listener, &one.file).cmp(&(&other.listener, &other.file)));
+        all
     }
 
     /// Why the process is not well.
@@ -71,20 +98,27 @@ impl Control {
             connections: crew.connections(),
             max_connections: self.world.snapshot.max_connections,
             workers: workers.map(|connections| status::Worker { connections }).collect(),
-            listeners: self.world.snapshot.listeners.iter().map(|l| listener(l)).collect(),
+            listeners: self
+                .world
+                .snapshot
+                .listeners
+                .iter()
+                .zip(&self.world.plan.listeners)
+                .map(|(running, plan)| listener(running, plan))
+                .collect(),
             pools: self.world.pools.iter().zip(&self.world.plan.pools).map(pool).collect(),
             vrrp: Vec::new(),
-            certificates: Vec::new(),
+            certificates: self.certificates(),
         }
     }
 }
 
-fn listener(listener: &crate::snapshot::Listener) -> status::Listener {
+fn listener(listener: &crate::snapshot::Listener, plan: &plan::Listener) -> status::Listener {
     let stats = &listener.meters.stats;
     status::Listener {
         name: listener.name.to_string(),
         bind: listener.bind.iter().map(ToString::to_string).collect(),
-        protocol: "tcp".to_owned(),
+        protocol: plan.protocol.name().to_owned(),
         pool: listener.pool.as_ref().map(|pool| pool.name.to_string()),
         connections: listener.meters.active.load(std::sync::atomic::Ordering::Relaxed),
         connections_total: stats.sum(|s| &s.opened),
@@ -130,4 +164,15 @@ fn pool((ours, plan): (&compile::Ours, &plan::Pool)) -> status::Pool {
             })
             .collect(),
     }
+}
+
+/// Seconds since 1970.
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Whom a certificate is for.
+fn names(certificate: &Certificate) -> impl Iterator<Item = String> {
+    let names = certificate.names();
+    names.dns.iter().cloned().chain(names.ip.iter().map(ToString::to_string))
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use crate::config::plan::{Backend, Plan};
+use crate::config::plan::{Backend, Challenges, Listener, Plan, Protocol};
 
 /// Added, changed and removed things of each kind.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -82,19 +82,22 @@ impl Summary {
     }
 }
 
-/// Listeners by name; the index of a pool says nothing, its name does.
-fn listeners(plan: &Plan) -> HashMap<&str, (crate::config::plan::Listener, Option<&str>)> {
-    plan.listeners
-        .iter()
-        .map(|listener| {
-            let pool = listener.pool.map(|pool| plan.pools[pool].name.as_str());
-            let mut listener = listener.clone();
-            listener.pool = None;
-            (pool, listener)
-        })
-        .zip(&plan.listeners)
-        .map(|((pool, listener), named)| (named.name.as_str(), (listener, pool)))
-        .collect()
+/// Listeners by name, with the pools that they name: the index of a pool says nothing.
+fn listeners(plan: &Plan) -> HashMap<&str, (Listener, Vec<&str>)> {
+    let compared = |listener: &Listener| {
+        let mut listener = listener.clone();
+        let mut named = Vec::new();
+        let mut name = |pool: &mut usize| named.push(&*plan.pools[std::mem::take(pool)].name);
+        listener.pool.iter_mut().for_each(&mut name);
+        listener.routes.iter_mut().for_each(|route| name(&mut route.pool));
+        if let Protocol::Redirect(redirect) = &mut listener.protocol
+            && let Some(Challenges::Pool(pool)) = &mut redirect.challenges
+        {
+            name(pool);
+        }
+        (listener, named)
+    };
+    plan.listeners.iter().map(|listener| (&*listener.name, compared(listener))).collect()
 }
 
 /// Pools by name, without their backends, which count for themselves.

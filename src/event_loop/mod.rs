@@ -48,6 +48,8 @@ pub struct EventLoop {
     wheel: RefCell<Wheel>,
     began: Instant,
     now: Cell<Instant>,
+    /// Counts how often it was asked for events.
+    round: Cell<u64>,
     /// The task that is being polled, and when it wants to be polled again at the latest.
     current: Cell<Task>,
     deadline: Cell<u64>,
@@ -78,6 +80,7 @@ impl EventLoop {
             wheel: RefCell::new(Wheel::new()),
             began: now,
             now: Cell::new(now),
+            round: Cell::new(0),
             current: Cell::new(Task(0)),
             deadline: Cell::new(NEVER),
         }))
@@ -114,6 +117,7 @@ impl EventLoop {
                 Err(error) => break Err(error),
             };
             self.now.set(Instant::now());
+            self.round.set(self.round.get() + 1);
             for event in &events[..count] {
                 let task = self.sources.borrow_mut().note(event);
                 if let Some(task) = task {
@@ -141,6 +145,11 @@ impl EventLoop {
     /// The time at which this round began.
     pub fn now(&self) -> Instant {
         self.now.get()
+    }
+
+    /// Which round it is: in each, every task has one turn at most.
+    pub fn round(&self) -> u64 {
+        self.round.get()
     }
 
     /// The task that is running.

@@ -130,7 +130,11 @@ impl EventLoop {
     }
 
     /// Watches a socket, which counts as dry, for the task that is running. See [`Watched::watch`].
-    pub fn watch<S: AsFd>(self: &Rc<Self>, socket: S, interest: Interest) -> io::Result<Watched<S>> {
+    pub fn watch<S: AsFd>(
+        self: &Rc<Self>,
+        socket: S,
+        interest: Interest,
+    ) -> io::Result<Watched<S>> {
         let held = self.hold(socket);
         held.mark_dry();
         held.watch(interest)?;

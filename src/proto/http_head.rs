@@ -342,6 +342,11 @@ pub fn location(head: &Head<'_>, https_port: u16) -> Option<String> {
     Some(url)
 }
 
+/// Whether it asks for something where challenges are (RFC 8555 section 8.3).
+pub fn is_challenge(head: &Head<'_>) -> bool {
+    head.path.starts_with(CHALLENGES)
+}
+
 /// The token of the challenge that is asked for (RFC 8555 section 8.3): 1 to 128 characters of
 /// base64url, and so no way to another directory.
 pub fn acme_token<'a>(head: &Head<'a>) -> Option<&'a str> {

@@ -105,6 +105,12 @@ pub(super) enum Turn {
 }
 
 impl Flow {
+    /// One for which `first` was read already. `ended`: and nothing follows.
+    pub(super) fn starting_with(first: Vec<u8>, ended: bool) -> Self {
+        let held = if first.is_empty() { Held::Nothing } else { Held::Bytes(first.into(), 0) };
+        Self { held, ended, ..Self::default() }
+    }
+
     /// Whether FIN has been passed on.
     pub(super) fn is_finished(&self) -> bool {
         self.finished

@@ -64,6 +64,11 @@ impl Relay {
         self.up.hold_first(client).map_err(|_| End::ClientReset)
     }
 
+    /// A relay for which `first` was read from the client already. `ended`: and nothing follows.
+    pub fn starting_with(first: Vec<u8>, ended: bool) -> Self {
+        Self { up: Flow::starting_with(first, ended), down: Flow::default() }
+    }
+
     /// What the backend is to get first.
     pub fn first(&self) -> &[u8] {
         self.up.held_bytes()

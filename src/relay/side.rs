@@ -72,7 +72,9 @@ impl Side for Plain<'_> {
     fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
         let (bytes, then) = match socket::receive(self.0, buffer) {
             Ok(0) => (0, Then::End),
-            Ok(bytes) if bytes == buffer.len() || self.0.had_urgent_data() => (bytes, Then::Unknown),
+            Ok(bytes) if bytes == buffer.len() || self.0.had_urgent_data() => {
+                (bytes, Then::Unknown)
+            }
             // A short read says that there is no more, and if FIN had come before, that these are
             // the last bytes.
             Ok(bytes) if self.0.has_ended() => (bytes, Then::End),

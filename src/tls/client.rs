@@ -144,7 +144,6 @@ impl Client {
     }
 
     /// For a connection's handshake.
-    #[cfg_attr(not(test), expect(dead_code, reason = "sessions begin here"))]
     pub(super) fn config(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.config)
     }

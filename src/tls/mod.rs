@@ -11,6 +11,7 @@ pub mod clock;
 pub mod inspect;
 pub mod pem;
 pub mod server;
+pub mod session;
 pub mod suites;
 pub mod tickets;
 pub mod trust;

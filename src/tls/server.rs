@@ -141,7 +141,6 @@ impl Server {
     }
 
     /// For a connection's handshake.
-    #[cfg_attr(not(test), expect(dead_code, reason = "sessions begin here"))]
     pub(super) fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.config)
     }
@@ -149,7 +148,6 @@ impl Server {
     /// What to send instead of the alert that rustls has in hand, when the handshake of a client
     /// that asked for `name` ends with `error`: rustls calls a name that no certificate covers
     /// `access_denied`.
-    #[cfg_attr(not(test), expect(dead_code, reason = "sessions begin here"))]
     pub(super) fn refusal(&self, error: &rustls::Error, name: Option<&str>) -> Option<[u8; 7]> {
         let unresolved = matches!(error, rustls::Error::General(_)) && !self.admits(name);
         unresolved.then_some(UNRECOGNIZED_NAME)
