@@ -10,7 +10,7 @@ use std::io;
 use std::net::TcpStream;
 use std::task::Poll;
 
-use super::pipe::Pipe;
+use super::pipe::{Pipe, Width};
 use super::side::{Side, Then, room};
 use crate::event_loop::Watched;
 use crate::socket;
@@ -18,15 +18,8 @@ use crate::socket;
 /// Size of a worker's buffer: messages up to this are cheaper to copy than to splice.
 const BUFFER: usize = 16 << 10;
 
-/// Bytes that a bulk flow moves before other tasks have their turn: a pipeful.
+/// Bytes that a flow moves before other tasks have their turn.
 const TURN: usize = 1 << 20;
-
-/// The least that one moves at a time towards a receiver that paces; together they move a [`TURN`].
-///
-/// Measured with 64 streams. Where BBR paces, what a turn leaves behind in the socket is sent bit
-/// by bit, by timers; many short turns cost two thirds of the CPU that turns of 1 MiB do. Where
-/// nothing paces, they cost half as much again.
-const LEAST_PACED_TURN: usize = 128 << 10;
 
 thread_local! {
     static SHARED: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into());
@@ -46,12 +39,11 @@ impl Bulk {
         Self { paced: socket::is_paced(to) }
     }
 
-    /// Bytes that it moves before others have their turn.
-    fn turn(&self) -> usize {
-        match self.paced {
-            true => (TURN / BULK_FLOWS.get().max(1)).max(LEAST_PACED_TURN),
-            false => TURN,
-        }
+    /// The pipe for it. Measured with 64 streams: where BBR paces, what a turn leaves behind in the
+    /// socket is sent bit by bit, by timers, and many short turns cost half the CPU of long ones;
+    /// where nothing paces, they cost half as much again.
+    fn width(&self) -> Width {
+        if self.paced && BULK_FLOWS.get() > 1 { Width::Narrow } else { Width::Wide }
     }
 }
 
@@ -238,21 +230,16 @@ impl Flow {
     /// Takes from the sender, and hands on at once what was copied and the receiver takes.
     fn fetch<F: Side, T: Side>(&mut self, from: &mut F, to: &mut T) -> Result<(), Broken> {
         if F::PLAIN && T::PLAIN {
-            let turn = self.bulk.as_ref().map(Bulk::turn);
-            if let Some((pipe, turn)) = turn.and_then(|turn| Some((Pipe::take()?, turn))) {
-                return self.splice(pipe, from.socket(), turn);
+            let pipe = self.bulk.as_ref().and_then(|bulk| Pipe::take(bulk.width()));
+            if let Some(pipe) = pipe {
+                return self.splice(pipe, from.socket());
             }
         }
         self.copy(from, to)
     }
 
-    fn splice(
-        &mut self,
-        mut pipe: Pipe,
-        from: &Watched<TcpStream>,
-        turn: usize,
-    ) -> Result<(), Broken> {
-        let fetched = pipe.fill(from, turn);
+    fn splice(&mut self, mut pipe: Pipe, from: &Watched<TcpStream>) -> Result<(), Broken> {
+        let fetched = pipe.fill(from, TURN);
         if pipe.held() > 0 {
             self.held = Held::Pipe(pipe);
         } else {

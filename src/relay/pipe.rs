@@ -9,9 +9,26 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 
-/// Capacity that is asked for. A pipe counts pages, not bytes: segments of 1448 bytes fill this
-/// one with 370 KiB.
-const WANTED: usize = 1 << 20;
+/// How much a pipe takes. It counts pages, not bytes: segments of 1448 bytes fill a wide one with
+/// 370 KiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Width {
+    /// 128 KiB: for one of many flows that take short turns. What a pipe passes on it leaves in
+    /// the caches, if it is small; a wide one that is filled no further is as dear as a full one.
+    Narrow,
+    /// 1 MiB.
+    Wide,
+}
+
+impl Width {
+    /// The capacity that is asked for, in bytes.
+    pub fn capacity(self) -> usize {
+        match self {
+            Self::Narrow => 128 << 10,
+            Self::Wide => 1 << 20,
+        }
+    }
+}
 
 /// Smallest capacity worth having. Once a user has `fs.pipe-user-pages-soft` pages in pipes, the
 /// kernel hands out pipes of two pages.
@@ -26,12 +43,17 @@ pub const MOST: usize = 128;
 
 thread_local! {
     static POOL: Pool = const {
-        Pool { free: RefCell::new(Vec::new()), made: Cell::new(0), refused: Cell::new(0) }
+        Pool {
+            free: [RefCell::new(Vec::new()), RefCell::new(Vec::new())],
+            made: Cell::new(0),
+            refused: Cell::new(0),
+        }
     };
 }
 
 struct Pool {
-    free: RefCell<Vec<Pipe>>,
+    /// By width.
+    free: [RefCell<Vec<Pipe>>; 2],
     made: Cell<usize>,
     /// How often not to ask the kernel for another, since it had none worth having.
     refused: Cell<u32>,
@@ -45,6 +67,7 @@ const REFUSED: u32 = 10_000;
 pub struct Pipe {
     reader: OwnedFd,
     writer: OwnedFd,
+    width: Width,
     held: usize,
     _counted: Counted,
 }
@@ -62,16 +85,16 @@ impl Drop for Counted {
 
 impl Pipe {
     /// An empty pipe; `None` if this worker has enough of them, or the kernel gives no more.
-    pub fn take() -> Option<Self> {
+    pub fn take(width: Width) -> Option<Self> {
         POOL.with(|pool| {
-            let free = pool.free.borrow_mut().pop();
+            let free = pool.free[width as usize].borrow_mut().pop();
             match free {
                 None if pool.refused.get() > 0 => {
                     pool.refused.set(pool.refused.get() - 1);
                     None
                 }
                 None if pool.made.get() < MOST => {
-                    let made = Self::new(pool).ok().flatten();
+                    let made = Self::new(pool, width).ok().flatten();
                     if made.is_none() {
                         pool.refused.set(REFUSED);
                     }
@@ -85,16 +108,17 @@ impl Pipe {
     /// Gives an empty pipe back. One with bytes in it is closed: they are another stream's.
     pub fn put_back(self) {
         POOL.with(|pool| {
-            let mut free = pool.free.borrow_mut();
+            let mut free = pool.free[self.width as usize].borrow_mut();
             if self.held == 0 && free.len() < KEPT {
                 free.push(self);
             }
         });
     }
 
-    fn new(pool: &Pool) -> nix::Result<Option<Self>> {
+    fn new(pool: &Pool, width: Width) -> nix::Result<Option<Self>> {
         let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-        let capacity = match fcntl(&writer, FcntlArg::F_SETPIPE_SZ(WANTED as libc::c_int)) {
+        let capacity = match fcntl(&writer, FcntlArg::F_SETPIPE_SZ(width.capacity() as libc::c_int))
+        {
             Ok(capacity) => capacity,
             Err(_) => fcntl(&writer, FcntlArg::F_GETPIPE_SZ)?,
         };
@@ -103,7 +127,7 @@ impl Pipe {
             return Ok(None);
         }
         pool.made.set(pool.made.get() + 1);
-        Ok(Some(Self { reader, writer, held: 0, _counted: Counted }))
+        Ok(Some(Self { reader, writer, width, held: 0, _counted: Counted }))
     }
 
     /// Bytes in it.
@@ -138,21 +162,22 @@ mod tests {
 
     #[test]
     fn empty_pipes_are_used_again_and_others_closed() {
-        let pipe = Pipe::take().unwrap();
+        let pipe = Pipe::take(Width::Wide).unwrap();
         let first = format!("{:?}", pipe.reader);
         pipe.put_back();
-        let mut pipe = Pipe::take().unwrap();
+        let mut pipe = Pipe::take(Width::Wide).unwrap();
         assert_eq!(format!("{:?}", pipe.reader), first);
         pipe.held = 1;
         pipe.put_back();
-        assert_eq!(POOL.with(|pool| (pool.made.get(), pool.free.borrow().len())), (0, 0));
+        assert_eq!(POOL.with(|pool| (pool.made.get(), pool.free[1].borrow().len())), (0, 0));
     }
 
     #[test]
     fn a_worker_has_a_bounded_number_of_them() {
-        let pipes: Vec<_> = std::iter::from_fn(Pipe::take).take(MOST + 1).collect();
+        let pipes: Vec<_> =
+            std::iter::from_fn(|| Pipe::take(Width::Narrow)).take(MOST + 1).collect();
         assert!(pipes.len() <= MOST);
         pipes.into_iter().for_each(Pipe::put_back);
-        assert!(POOL.with(|pool| pool.free.borrow().len() <= KEPT));
+        assert!(POOL.with(|pool| pool.free[0].borrow().len() <= KEPT));
     }
 }
