@@ -1,16 +1,18 @@
 //! `lockgate check`
 
 use std::fmt::Write as _;
+use std::time::SystemTime;
 
 use super::{Error, Exit, Source, print, runtime};
 use crate::config;
 use crate::config::plan::{Address, Plan};
-use crate::control::{Failure, preflight};
+use crate::control::{Failure, material, preflight};
 
 /// Reports every error of a configuration and, with `preflight`, of the machine.
 pub fn check(source: &Source, preflight: bool) -> Result<(), Error> {
     source.refuse_node()?;
     let plan = config::load(&source.config).map_err(Failure::from)?;
+    read_files(&plan)?;
     if preflight {
         try_machine(&plan)?;
     }
@@ -26,6 +28,21 @@ fn extent(plan: &Plan) -> String {
         count(backends, "backend"),
     ]
     .join(", ")
+}
+
+/// Reads what TLS needs, and tells all that is wrong with it.
+fn read_files(plan: &Plan) -> Result<(), Error> {
+    let found = material::inspect(plan, SystemTime::now());
+    let mut text = String::new();
+    for doubt in &found.doubts {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "warning: {doubt}");
+    }
+    print(&text)?;
+    match found.faults.as_slice() {
+        [] => Ok(()),
+        faults => Err(Error::new(Exit::Config, format_args!("{}", faults.join("\nlockgate: ")))),
+    }
 }
 
 fn try_machine(plan: &Plan) -> Result<(), Error> {

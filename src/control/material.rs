@@ -17,6 +17,7 @@ use crate::tls::certificate::Certificate;
 use crate::tls::certificates::Certificates;
 use crate::tls::client::{Ask, Client, ClientSettings, PeerName, Trust};
 use crate::tls::clock::Clock;
+use crate::tls::inspect::Finding;
 use crate::tls::server::{ClientAuth, MinVersion, Server, ServerSettings};
 use crate::tls::suites::Suites;
 use crate::tls::tickets::Secret;
@@ -24,6 +25,10 @@ use crate::tls::trust::Authorities;
 
 /// How often files are looked at.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
+
+/// A certificate should have been renewed when it has no more than that left: Certbot does it 30
+/// days before the end.
+const SOON: Duration = Duration::from_secs(30 * 86_400);
 
 /// Longest OCSP response that is read, far longer than any.
 const LONGEST_RESPONSE: u64 = 64 << 10;
@@ -98,9 +103,14 @@ impl Material {
         Ok(Self { held, clients, renewals: (0, 0) })
     }
 
-    /// TLS towards the backends of a pool, one for each worker; empty if it has none.
+    /// TLS towards the backends of a pool; `None` if it has none.
+    pub fn client(&self, pool: &str) -> Option<&Client> {
+        self.clients.get(pool)
+    }
+
+    /// The same, one for each worker; empty if the pool has none.
     pub fn clients(&self, pool: &str, workers: usize) -> Box<[Client]> {
-        let client = self.clients.get(pool);
+        let client = self.client(pool);
         client.map(|client| (0..workers).map(|_| client.apart()).collect()).unwrap_or_default()
     }
 
@@ -125,6 +135,87 @@ impl Material {
             self.renewals.1 += refused;
         }
     }
+}
+
+/// What is wrong, or doubtful, about the files of a plan.
+#[derive(Debug, Default)]
+pub struct Inspection {
+    /// The gateway would not start, or nobody would be served.
+    pub faults: Vec<String>,
+    /// It would, but not everybody might be content.
+    pub doubts: Vec<String>,
+}
+
+/// Looks at every file that TLS needs, and tells all that is wrong at once.
+pub fn inspect(plan: &plan::Plan, now: SystemTime) -> Inspection {
+    let mut found = Inspection::default();
+    if let Some(file) = &plan.pair.secret_file
+        && let Err(error) = Secret::read(file)
+    {
+        found.faults.push(format!("pair.secret_file: {}: {error}", file.display()));
+    }
+    for listener in &plan.listeners {
+        let plan::Protocol::Tls(tls) = &listener.protocol else {
+            continue;
+        };
+        let told = |what: &dyn std::fmt::Display| format!("listener {}: {what}", listener.name);
+        let before = found.faults.len();
+        for files in &tls.certificates {
+            match Certificate::read(&files.cert, &files.key) {
+                Err(error) => found.faults.push(told(&error)),
+                Ok(certificate) => {
+                    for finding in certificate.findings(now) {
+                        let text = told(&format_args!("{}: {finding}", files.cert.display()));
+                        match finding {
+                            Finding::Expired(_) | Finding::NotYetValid(_) => {
+                                found.faults.push(text)
+                            }
+                            _ => found.doubts.push(text),
+                        }
+                    }
+                }
+            }
+        }
+        // The rest of it: client_auth, ocsp.
+        if found.faults.len() == before
+            && let Ok(secret) = Secret::random()
+            && let Err(error) = Held::read(&listener.name, tls, &secret)
+        {
+            found.faults.push(told(&error));
+        }
+    }
+    for pool in &plan.pools {
+        if let Some(Err(error)) = pool.tls.as_ref().map(client) {
+            found.faults.push(format!("pool {}: {error}", pool.name));
+        }
+    }
+    found
+}
+
+/// The certificates of a plan that are valid `now`, and will not be for much longer.
+pub fn ending_soon(plan: &plan::Plan, now: SystemTime) -> Vec<String> {
+    let mut ending = Vec::new();
+    for listener in &plan.listeners {
+        let plan::Protocol::Tls(tls) = &listener.protocol else {
+            continue;
+        };
+        for files in &tls.certificates {
+            let Ok(certificate) = Certificate::read(&files.cert, &files.key) else {
+                continue;
+            };
+            let left = certificate.not_after().duration_since(now).unwrap_or_default();
+            if !left.is_zero() && left < SOON {
+                ending.push(format!(
+                    "listener {}: {} expires in {} days, on {}",
+                    listener.name,
+                    files.cert.display(),
+                    left.as_secs() / 86_400,
+                    humantime::format_rfc3339_seconds(certificate.not_after()),
+                ));
+            }
+        }
+    }
+    ending
 }
 
 fn client(plan: &plan::PoolTls) -> Result<Client, Box<dyn std::error::Error>> {

@@ -6,7 +6,7 @@
 //! the same thread that send their events to it.
 
 mod compile;
-mod material;
+pub mod material;
 pub mod preflight;
 mod probe;
 mod reload;

@@ -1,9 +1,10 @@
 //! Trying, without serving, what a configuration needs of the machine.
 
 use std::io;
+use std::time::SystemTime;
 
 use crate::config::plan::{Address, Plan};
-use crate::control::resolve;
+use crate::control::{material, resolve};
 use crate::{admin, socket};
 
 /// What the machine lacks, and what is worth knowing.
@@ -56,6 +57,7 @@ pub async fn inspect(plan: &Plan) -> Findings {
             }
         }
     }
+    found.notes.extend(material::ending_soon(plan, SystemTime::now()));
     inspect_limits(plan, &mut found);
     found
 }

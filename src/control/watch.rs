@@ -55,7 +55,10 @@ impl Control {
             watch.probes.push(plan.health.as_ref().map(|health| Probe {
                 health: Arc::new(health.clone()),
                 source: plan.source,
-                tls: watch.prober.clone(),
+                tls: match self.material.client(&plan.name) {
+                    Some(client) => Prober::of(client),
+                    None => watch.prober.clone(),
+                },
             }));
             for (index, member) in ours.members.iter().enumerate() {
                 let id = member.backend.id;

@@ -151,10 +151,15 @@ impl Client {
 
 /// Does the handshakes of health checks.
 ///
-/// Takes any certificate, as the probes of Kubernetes do: a check asks whether a server answers,
-/// tells it no secret, and must not fail for a name that only clients use.
+/// Towards a pool with TLS, as its connections do. Otherwise it takes any certificate, as the
+/// probes of Kubernetes do: a check asks whether a server answers, tells it no secret, and must not
+/// fail for a name that only clients use.
 #[derive(Clone)]
-pub struct Prober(TlsConnector);
+pub struct Prober {
+    connector: TlsConnector,
+    /// Whom to ask for, whatever the backend is called.
+    fixed: Option<PeerName>,
+}
 
 impl Prober {
     /// A prober for TLS 1.2 and 1.3.
@@ -168,16 +173,27 @@ impl Prober {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
             .with_no_client_auth();
-        Ok(Self(TlsConnector::from(Arc::new(config))))
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)), fixed: None })
+    }
+
+    /// One that does as the connections to a pool do.
+    pub fn of(client: &Client) -> Self {
+        let fixed = match &client.ask {
+            Ask::Name(name) => Some(name.clone()),
+            // A check has no client.
+            Ask::Backend | Ask::Client => None,
+        };
+        Self { connector: TlsConnector::from(client.apart().config()), fixed }
     }
 
     /// Does a handshake, asking for `host` (SNI), or for no name if it is not a DNS name.
     pub async fn connect(&self, host: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        let name = match ServerName::try_from(host.to_owned()) {
-            Ok(name) => name,
-            Err(_) => ServerName::from(stream.peer_addr()?.ip()),
+        let name = match (&self.fixed, ServerName::try_from(host.to_owned())) {
+            (Some(PeerName(fixed)), _) => fixed.clone(),
+            (None, Ok(name)) => name,
+            (None, Err(_)) => ServerName::from(stream.peer_addr()?.ip()),
         };
-        self.0.connect(name, stream).await
+        self.connector.connect(name, stream).await
     }
 }
 
