@@ -213,7 +213,10 @@ fn refuse(refusal: Refusal) -> Reply {
 
 fn challenge(head: &Head<'_>, directory: &Path) -> Reply {
     // A token is base64url: no dot, no slash, no way to another directory.
-    let answer = http_head::acme_token(head).and_then(|token| read(&directory.join(token)).ok());
+    let answer = http_head::acme_token(head).and_then(|token| {
+        let here = read(directory, token);
+        here.or_else(|_| read(&directory_within(directory)?, token)).ok()
+    });
     match answer {
         Some(body) => {
             let kind = "application/octet-stream";
@@ -223,10 +226,17 @@ fn challenge(head: &Head<'_>, directory: &Path) -> Reply {
     }
 }
 
+/// Where Certbot puts challenges when `directory` is its webroot; not if a link leads out of it.
+fn directory_within(directory: &Path) -> io::Result<PathBuf> {
+    let root = directory.canonicalize()?;
+    let within = root.join(".well-known/acme-challenge").canonicalize()?;
+    if within.starts_with(&root) { Ok(within) } else { Err(io::ErrorKind::NotFound.into()) }
+}
+
 /// Reads a small ordinary file; a symbolic link is none, nor is a pipe, which would be waited for.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+fn read(directory: &Path, token: &str) -> io::Result<Vec<u8>> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
-    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    let file = File::options().read(true).custom_flags(flags).open(directory.join(token))?;
     if !file.metadata()?.is_file() {
         return Err(io::ErrorKind::InvalidInput.into());
     }
@@ -284,6 +294,13 @@ mod tests {
             answer(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"), Some(&directory))
         };
         assert!(ask("token-1_A").ends_with("\r\n\r\ntoken.thumb"));
+        let certbot = directory.join(".well-known/acme-challenge");
+        std::fs::create_dir_all(&certbot).unwrap();
+        std::fs::write(certbot.join("webroot"), "webroot.thumb").unwrap();
+        assert!(ask("webroot").ends_with("\r\n\r\nwebroot.thumb"));
+        std::fs::remove_dir_all(&certbot).unwrap();
+        std::os::unix::fs::symlink(root.path(), &certbot).unwrap();
+        assert!(ask("secret").starts_with("HTTP/1.1 404 "));
         for other in
             ["none", "large", "link", "folder", "../secret", "%2e%2e/secret", ".", "", "a/b"]
         {
