@@ -9,7 +9,6 @@
 //!                            findings ─► diagnostics: Report
 //! ```
 //!
-//!
 //! A value that is wrong is reported, then stood in for by its default, so that one mistake neither
 //! hides the next nor causes another. The stand-in never gets out: a plan is handed over only when
 //! nothing was reported.

@@ -4,30 +4,10 @@ use super::super::plan::{
     Certificate, Challenges, CipherSuite, ClientAuth, Plan, PoolTls, Protocol, Redirect, Route,
     ServerTls, Sni, SniPattern, TlsVersion,
 };
-use super::super::{Error, Report};
-use super::{MINIMAL, messages, minimal_with, parse, parse_behind, seconds};
-
-/// What is read of `source`, whether the rest of the program acts on it or not.
-pub(super) fn understand(source: &str) -> Result<Plan, Error> {
-    parse_behind(|_, _| {}, "t.toml", source)
-}
+use super::{MINIMAL, messages, minimal_with, parse, report, seconds};
 
 fn understood(source: &str) -> Plan {
-    understand(source).unwrap_or_else(|error| panic!("{source}\n{error}"))
-}
-
-fn report(source: &str) -> Report {
-    match understand(source) {
-        Err(Error::Invalid(report)) => report,
-        other => panic!("{source}\nis no report: {other:?}"),
-    }
-}
-
-/// Each error as `LINE:COLUMN MESSAGE`.
-fn mistakes(source: &str) -> Vec<String> {
-    let report = report(source);
-    let shown = report.errors().iter().map(|e| format!("{}:{} {}", e.line, e.column, e.message));
-    shown.collect()
+    parse("t.toml", source).unwrap_or_else(|error| panic!("{source}\n{error}"))
 }
 
 /// [`MINIMAL`] after a section, which begins on line 1.
@@ -55,38 +35,6 @@ fn tls_and_certificate(keys: &str) -> String {
 fn routes(keys: &str) -> String {
     let source = listener("protocol = 'tls_passthrough'");
     source.replacen("\n\n[[pool", &format!("\n[[listener.route]]\n{keys}\n\n[[pool"), 1)
-}
-
-#[test]
-fn what_is_not_built_is_refused_and_no_more_is_said_about_it() {
-    for (source, expected) in [
-        (with_section("pair", "secret_file = 5"), &["1:2 'pair'"][..]),
-        (format!("pair = 1\n{MINIMAL}"), &["1:1 'pair'"]),
-        (with_section("pool.web.tls", "sin = ''"), &["1:11 'tls'"]),
-        (with_section("pool.web", "tls = 1"), &["2:1 'tls'"]),
-        (tls("certificates = []"), &["5:12 protocol: 'tls'", "7:11 'tls'"]),
-        (listener("tls = { tickets = 5 }"), &["5:1 'tls'"]),
-        (listener("protocol = 'tls_passthrough'"), &["5:12 protocol: 'tls_passthrough'"]),
-        (
-            listener("protocol = 'redirect'\nacme_dir = 5\nacme_pool = 'x'"),
-            &["5:12 protocol: 'redirect'", "6:1 'acme_dir'", "7:1 'acme_pool'"],
-        ),
-        (routes("sin = 1"), &["5:12 protocol: 'tls_passthrough'", "7:12 'route'"]),
-        (listener("route = 5"), &["5:1 'route'"]),
-        (listener("client_timeout = '1s'"), &["5:1 'client_timeout'"]),
-        (listener("protocol = 'udp'"), &["5:12 protocol: 'udp'"]),
-    ] {
-        let expected: Vec<_> =
-            expected.iter().map(|what| format!("{what} is not supported yet")).collect();
-        assert_eq!(messages(&source), expected, "{source}");
-    }
-    let single = listener("protocol = 'tls'").replace("[[listener]]", "[listener]");
-    let expected = [
-        "2:1 listener: there can be several of these",
-        "5:12 protocol: 'tls' is not supported yet",
-    ];
-    assert_eq!(messages(&single), expected);
-    parse("t.toml", MINIMAL).unwrap();
 }
 
 #[test]
@@ -161,7 +109,7 @@ fn mistakes_in_pairs_and_pools() {
         ),
     ] {
         let source = with_section(header, keys);
-        assert_eq!(mistakes(&source), [expected], "{source}");
+        assert_eq!(messages(&source), [expected], "{source}");
     }
 }
 
@@ -327,7 +275,7 @@ fn mistakes_in_listener_tls() {
         ),
     ] {
         let source = tls_and_certificate(keys);
-        assert_eq!(mistakes(&source), [expected], "{source}");
+        assert_eq!(messages(&source), [expected], "{source}");
     }
 }
 
@@ -364,15 +312,15 @@ fn mistakes_in_certificates() {
         (&many, "8:16 certificates: 10001 are more than 10000"),
     ] {
         let source = tls(keys);
-        assert_eq!(mistakes(&source), [expected], "{source}");
+        assert_eq!(messages(&source), [expected], "{source}");
     }
     let without = listener("protocol = 'tls'");
-    assert_eq!(mistakes(&without), ["2:1 this listener has no certificates"]);
+    assert_eq!(messages(&without), ["2:1 this listener has no certificates"]);
     // A section that cannot be read may have had some.
     let broken = listener("protocol = 'tls'\ntls = 5");
-    assert_eq!(mistakes(&broken), ["6:7 tls: expected [listener.tls], found a number"]);
+    assert_eq!(messages(&broken), ["6:7 tls: expected [listener.tls], found a number"]);
     let broken = tls("certificates = [").replace("[listener.tls]", "[listener.tls");
-    assert!(mistakes(&broken).iter().all(|message| message.contains("unclosed")));
+    assert!(messages(&broken).iter().all(|message| message.contains("unclosed")));
 }
 
 #[test]
@@ -403,7 +351,7 @@ fn mistakes_of_protocols() {
         ),
     ] {
         let source = listener(keys);
-        assert_eq!(mistakes(&source), [expected], "{source}");
+        assert_eq!(messages(&source), [expected], "{source}");
     }
     for (keys, expected) in [
         ("tls = {}", "6:1 'tls' is a key of protocol \"tls\", not of \"redirect\""),
@@ -420,7 +368,7 @@ fn mistakes_of_protocols() {
     ] {
         let source = listener(&format!("protocol = 'redirect'\n{keys}"));
         let source = source.replacen("pool = \"web\"\n", "", 1);
-        assert_eq!(mistakes(&source), [expected], "{source}");
+        assert_eq!(messages(&source), [expected], "{source}");
     }
     // Of a mistyped protocol, only mistakes that are its whatever it is.
     let source = listener("protocol = 'tsl'\nacme_dir = 'd'\ntls = { tickets = 1 }");
@@ -429,7 +377,7 @@ fn mistakes_of_protocols() {
         "7:7 this listener has no certificates",
         "7:19 tickets: expected true or false, found a number",
     ];
-    assert_eq!(mistakes(&source), expected);
+    assert_eq!(messages(&source), expected);
 }
 
 #[test]
@@ -590,15 +538,15 @@ fn mistakes_in_routes() {
         (&format!("sni = '*'\n{all}pool = 'web'"), "8:7 sni: '*' alone is every name"),
     ] {
         let source = routes(keys);
-        assert_eq!(mistakes(&source), [expected], "{source}");
+        assert_eq!(messages(&source), [expected], "{source}");
     }
     let single = routes("pool = 'web'").replace("[[listener.route]]", "[listener.route]");
-    assert_eq!(mistakes(&single), ["7:1 route: there can be several of these"]);
+    assert_eq!(messages(&single), ["7:1 route: there can be several of these"]);
     let source = listener("protocol = 'tls_passthrough'\nroute = 'web'");
-    assert_eq!(mistakes(&source), ["6:9 route: expected [[listener.route]], found text"]);
+    assert_eq!(messages(&source), ["6:9 route: expected [[listener.route]], found text"]);
     let many = "{ sni = 'a', pool = 'web' },".repeat(10_001);
     let source = listener(&format!("protocol = 'tls_passthrough'\nroute = [{many}]"));
-    assert_eq!(mistakes(&source), ["6:9 route: 10001 are more than 10000"]);
+    assert_eq!(messages(&source), ["6:9 route: 10001 are more than 10000"]);
 }
 
 #[test]
