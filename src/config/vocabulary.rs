@@ -137,7 +137,8 @@ pub(super) const BACKEND: Vocabulary = Vocabulary {
     later: &[],
 };
 
-const SECTIONS: [&Vocabulary; 14] = [
+/// All of them.
+pub(super) const SECTIONS: [&Vocabulary; 14] = [
     &FILE,
     &RUNTIME,
     &ADMIN,
