@@ -131,6 +131,11 @@ pub struct Tried {
 }
 
 impl Tried {
+    /// None.
+    pub const fn none() -> Self {
+        Self { ordinary: Vec::new(), backup: Vec::new() }
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.ordinary.is_empty() && self.backup.is_empty()
