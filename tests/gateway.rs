@@ -33,3 +33,4 @@ mod relaying;
 mod reloading;
 mod scale;
 mod stopping;
+mod tls;

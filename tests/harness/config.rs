@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use super::Server;
+use super::tls::Files;
 
 /// What most tests need; a test that needs more appends it to the text.
 #[derive(Clone, Debug)]
@@ -11,6 +12,7 @@ pub struct Config {
     bind: SocketAddr,
     runtime: Vec<String>,
     listener: Vec<String>,
+    tls: Vec<String>,
     pool: Vec<String>,
     backends: Vec<String>,
 }
@@ -18,7 +20,14 @@ pub struct Config {
 impl Config {
     /// A listener at `bind`, and a pool without backends yet.
     pub fn new(bind: SocketAddr) -> Self {
-        Self { bind, runtime: vec![], listener: vec![], pool: vec![], backends: vec![] }
+        Self {
+            bind,
+            runtime: vec![],
+            listener: vec![],
+            tls: vec![],
+            pool: vec![],
+            backends: vec![],
+        }
     }
 
     /// Adds lines to `[runtime]`.
@@ -30,6 +39,19 @@ impl Config {
     /// Adds lines to `[[listener]]`.
     pub fn listener(mut self, lines: &str) -> Self {
         self.listener.push(lines.to_owned());
+        self
+    }
+
+    /// Makes the listener one that ends TLS, with these certificates and with lines of
+    /// `[listener.tls]`.
+    pub fn tls(mut self, certificates: &[&Files], lines: &str) -> Self {
+        let pairs: Vec<_> = certificates
+            .iter()
+            .map(|Files { cert, key }| format!("{{ cert = {cert:?}, key = {key:?} }}"))
+            .collect();
+        self.listener.push("protocol = \"tls\"".to_owned());
+        let certificates = format!("certificates = [{}]", pairs.join(", "));
+        self.tls = vec!["[listener.tls]".to_owned(), certificates, lines.to_owned()];
         self
     }
 
@@ -55,7 +77,7 @@ impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "[runtime]\n{}", self.runtime.join("\n"))?;
         writeln!(f, "[[listener]]\nname = \"web\"\nbind = [\"{}\"]\npool = \"app\"", self.bind)?;
-        writeln!(f, "{}", self.listener.join("\n"))?;
+        writeln!(f, "{}\n{}", self.listener.join("\n"), self.tls.join("\n"))?;
         writeln!(f, "[pool.app]\n{}", self.pool.join("\n"))?;
         self.backends.iter().try_for_each(|lines| writeln!(f, "[[pool.app.backend]]\n{lines}"))
     }

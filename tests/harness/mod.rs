@@ -7,6 +7,7 @@ mod gateway;
 pub mod lab;
 mod noise;
 mod servers;
+pub mod tls;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::process;

@@ -70,4 +70,16 @@ impl Noise {
         }
         Ok(seen)
     }
+
+    /// How many bytes these are.
+    ///
+    /// # Panics
+    ///
+    /// If they are not those of the stream that follow the first `seen`.
+    pub fn check(&self, seen: usize, bytes: &[u8]) -> usize {
+        for (place, byte) in (seen..).zip(bytes) {
+            assert!(*byte == self.0[place % PERIOD], "byte {place} is wrong");
+        }
+        bytes.len()
+    }
 }

@@ -1,0 +1,64 @@
+//! TLS towards clients: what a gateway that ends it agrees to, refuses, relays and tells.
+
+mod choosing;
+mod errors;
+mod idling;
+mod misbehaving;
+mod observing;
+mod relaying;
+mod renewing;
+mod resuming;
+mod showing;
+
+use std::net::SocketAddr;
+
+use rustls::ClientConfig;
+
+use crate::harness::tls::{Authority, Files, Store};
+use crate::harness::{Config, Gateway, Server, unused_address};
+
+/// The name that most tests ask for.
+const NAME: &str = "www.example.com";
+
+/// A gateway that shows one certificate, for [`NAME`].
+struct Site {
+    gateway: Gateway,
+    address: SocketAddr,
+    client: ClientConfig,
+    authority: Authority,
+    files: Files,
+    store: Store,
+}
+
+impl Site {
+    /// Before one server.
+    fn before(server: &Server) -> Self {
+        Self::new(server, "", "")
+    }
+
+    /// With lines of `[[listener]]` and of `[listener.tls]`.
+    fn new(server: &Server, listener: &str, tls: &str) -> Self {
+        let (address, authority, store) =
+            (unused_address(), Authority::new("authority"), Store::new());
+        let files = store.put("site", &authority.issue(&[NAME]));
+        let config =
+            Config::new(address).listener(listener).tls(&[&files], tls).backend(server, "");
+        let gateway = Gateway::start(config);
+        Self { gateway, address, client: authority.client(), authority, files, store }
+    }
+
+    fn failures(&self, reason: &str) -> f64 {
+        failures(&self.gateway, reason)
+    }
+}
+
+/// Handshakes that failed for this reason.
+fn failures(gateway: &Gateway, reason: &str) -> f64 {
+    let labels = [("listener", "web"), ("reason", reason)];
+    gateway.metric("lockgate_tls_handshake_failures_total", &labels)
+}
+
+/// Handshakes that succeeded.
+fn handshakes(gateway: &Gateway) -> f64 {
+    gateway.metric("lockgate_tls_handshakes_total", &[("listener", "web")])
+}
