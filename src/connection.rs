@@ -18,7 +18,7 @@ use crate::pool::{Backend, Lease, Pool, Report, Tried};
 use crate::proto::client_hello;
 use crate::record::{Id, Record, TlsFacts};
 use crate::redirect::{self, Challenges, Outcome};
-use crate::relay::{End, Limits, Plain, Relay, Side, Then};
+use crate::relay::{End, Limits, Plain, Relay, Side, Then, take_leave};
 use crate::route::Asked;
 use crate::snapshot::{Listener, Protocol};
 use crate::socket::{self, ResetOnDrop};
@@ -180,6 +180,7 @@ impl Session {
             Err(reason) => {
                 // A reset would overtake the alert.
                 reset.disarm();
+                take_leave(&self.local.events, &client).await;
                 return reason;
             }
         };
@@ -417,6 +418,10 @@ impl Session {
                     return Ok((lease, backend, tls));
                 }
                 Err(Unconnected::Failed(failure)) => failure,
+                Err(Unconnected::Misnamed) => {
+                    stats.connect_failures.of(ConnectFailure::Tls as usize).add(1);
+                    return Err(Reason::ConnectFailed);
+                }
                 Err(Unconnected::ClientGone) => return Err(Reason::ClientReset),
             };
             stats.connect_failures.of(failure as usize).add(1);
@@ -461,10 +466,16 @@ impl Session {
             detail = refused.detail,
             "TLS handshake with a backend failed"
         );
-        Err(Unconnected::Failed(match refused.failure {
-            HandshakeFailure::Timeout => ConnectFailure::Timeout,
-            _ => ConnectFailure::Tls,
-        }))
+        Err(match refused.failure {
+            HandshakeFailure::Timeout => Unconnected::Failed(ConnectFailure::Timeout),
+            // No fault of the backend's, and no other would do better.
+            HandshakeFailure::BadCertificate | HandshakeFailure::Alert
+                if asked.is_some() && offer.asks_as_client() =>
+            {
+                Unconnected::Misnamed
+            }
+            _ => Unconnected::Failed(ConnectFailure::Tls),
+        })
     }
 
     async fn lease(
@@ -597,6 +608,8 @@ async fn unless_gone<F: Future>(client: &Watched<TcpStream>, future: F) -> Optio
 /// Why there is no connection to a backend.
 enum Unconnected {
     Failed(ConnectFailure),
+    /// The backend is not who the client asked for.
+    Misnamed,
     /// The client has broken off meanwhile.
     ClientGone,
 }

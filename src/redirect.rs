@@ -16,7 +16,7 @@ use std::time::Duration;
 use crate::event_loop::{EventLoop, Watched};
 use crate::pool::Pool;
 use crate::proto::http_head::{self, Head, Parsed, Refusal};
-use crate::relay::{Plain, Side, Then};
+use crate::relay::{Plain, Side, Then, take_leave};
 
 /// Bytes that are read at a time.
 const CHUNK: usize = 2048;
@@ -24,10 +24,8 @@ const CHUNK: usize = 2048;
 /// A key authorization has some 90 bytes (RFC 8555, 8.1).
 const LONGEST_ANSWER: u64 = 4096;
 
-/// How long a client may go on sending after it was answered: to close while its bytes are unread
-/// would reset the connection, and could overtake the answer.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: usize = 64 << 10;
+/// How long a client may take to take an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where ACME's challenges are answered.
 #[derive(Debug)]
@@ -81,14 +79,12 @@ pub async fn serve(
     };
     let read = buffer.len();
     let bytes = reply.bytes();
-    let sent = events.until(events.now() + LINGER, send(client, &bytes)).await;
+    let sent = events.until(events.now() + PATIENCE, send(client, &bytes)).await;
     let Some(Ok(())) = sent else {
         return Outcome::Gone;
     };
     let written = bytes.len();
-    if !ended {
-        events.until(events.now() + LINGER, drain(client)).await;
-    }
+    take_leave(events, client).await;
     match head_length {
         Some(()) => Outcome::Answered(read, written),
         None => Outcome::TooSlow(read, written),
@@ -123,32 +119,14 @@ async fn send(client: &Watched<TcpStream>, bytes: &[u8]) -> io::Result<()> {
     let mut sent = 0;
     poll_fn(|_| {
         while sent < bytes.len() {
-            match Plain(client).send(&bytes[sent..], true)? {
+            match Plain(client).send(&bytes[sent..], false)? {
                 0 if !client.is_writable() => return Poll::Pending,
                 count => sent += count,
             }
         }
-        Poll::Ready(Plain(client).finish(false).map(drop))
+        Poll::Ready(Ok(()))
     })
     .await
-}
-
-/// Reads what the client goes on to send, and forgets it.
-async fn drain(client: &Watched<TcpStream>) {
-    let mut left = LINGER_BYTES;
-    poll_fn(|_| {
-        let mut buffer = [0; CHUNK];
-        while client.is_readable() && left > 0 {
-            match Plain(client).receive(&mut buffer) {
-                Ok(received) if received.then != Then::End => {
-                    left = left.saturating_sub(received.bytes);
-                }
-                Ok(_) | Err(_) => return Poll::Ready(()),
-            }
-        }
-        if left == 0 { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
 }
 
 /// An answer.

@@ -193,6 +193,17 @@ pub fn pin(processor: usize) -> io::Result<()> {
     Ok(nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set)?)
 }
 
+/// Bytes that were sent and that the other end has not acknowledged yet (tcp(7), `SIOCOUTQ`).
+pub fn unsent(socket: &impl AsFd) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the request writes one int, to a place that is one and outlives the call.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    match result {
+        0 => Ok(usize::try_from(bytes).unwrap_or(0)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Has a socket reset when it is closed, unless [`ResetOnDrop::disarm`] says that all went well.
 #[derive(Debug)]
 pub struct ResetOnDrop<'a, S: AsFd>(Option<&'a S>);

@@ -236,7 +236,7 @@ fn uncommented() -> String {
     let mut text = String::new();
     for line in EXAMPLE.lines() {
         is_inside = !line.is_empty() && (is_inside || line.starts_with("# ["));
-        let bare = line.strip_prefix("# ").or(line.strip_prefix('#')).unwrap_or(line);
+        let bare = line.strip_prefix("# ").or_else(|| line.strip_prefix('#')).unwrap_or(line);
         text.push_str(if is_inside { bare } else { line });
         text.push('\n');
     }

@@ -257,23 +257,24 @@ fn protocol(
     means: &Means<'_>,
 ) -> Protocol {
     let name = &listener.name;
-    match (&listener.protocol, means.material.server(name)) {
-        (_, Some(server)) => {
+    match &listener.protocol {
+        plan::Protocol::Tcp => Protocol::Tcp,
+        plan::Protocol::Tls(_) => {
             let handshake_seconds = series.with_tls(means.registry, name);
-            Protocol::Tls { server, handshake_seconds }
+            let server = means.material.server(name);
+            // Read for this very plan: anything else than TLS here would be worse than an end.
+            Protocol::Tls { server: server.expect("what a plan needs is read"), handshake_seconds }
         }
-        (plan::Protocol::TlsPassthrough, None) => {
+        plan::Protocol::TlsPassthrough => {
             series.with_hellos(means.registry, name);
             Protocol::TlsPassthrough
         }
-        (plan::Protocol::Redirect(redirect), None) => {
+        plan::Protocol::Redirect(redirect) => {
             Protocol::Redirect(redirect.challenges.as_ref().map(|challenges| match challenges {
                 plan::Challenges::Directory(path) => Challenges::Directory(path.clone()),
                 plan::Challenges::Pool(pool) => Challenges::Pool(Arc::clone(&pools[*pool].pool)),
             }))
         }
-        // Of a listener with TLS all has been read, or it would not have come to this.
-        (plan::Protocol::Tcp | plan::Protocol::Tls(_), None) => Protocol::Tcp,
     }
 }
 

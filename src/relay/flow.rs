@@ -61,6 +61,8 @@ pub(super) struct Flow {
     bulk: Option<Bulk>,
     /// Bytes moved since the sender was last dry.
     burst: usize,
+    /// The receiver holds bytes that it has taken and not sent.
+    clogged: bool,
     /// The sender has sent FIN.
     ended: bool,
     /// FIN has been passed on, or is left to the close.
@@ -110,7 +112,7 @@ impl Flow {
 
     /// Whether it does not listen to its sender at present: it holds bytes, or has had them all.
     pub(super) fn is_deaf(&self) -> bool {
-        self.ended || !matches!(self.held, Held::Nothing)
+        self.ended || self.clogged || !matches!(self.held, Held::Nothing)
     }
 
     /// Bytes delivered since this was last asked.
@@ -182,7 +184,8 @@ impl Flow {
         to: &mut impl Side,
         last: bool,
     ) -> Result<bool, Broken> {
-        if !to.flush().map_err(receiver)? {
+        self.clogged = !to.flush().map_err(receiver)?;
+        if self.clogged {
             return Ok(false);
         }
         if !matches!(self.held, Held::Nothing) {
@@ -204,7 +207,7 @@ impl Flow {
             Held::Nothing => return Ok(true),
             Held::Bytes(bytes, sent) => to.send(&bytes[*sent..], self.ended),
             Held::Pipe(_) if !to.socket().is_writable() => Ok(0),
-            Held::Pipe(pipe) => room(to.socket(), pipe.drain(to.socket())),
+            Held::Pipe(pipe) => room(to.socket(), || pipe.drain(to.socket())),
         };
         let written = written.map_err(receiver)?;
         self.taken(written);
@@ -230,7 +233,9 @@ impl Flow {
     /// Takes from the sender, and hands on at once what was copied and the receiver takes.
     fn fetch<F: Side, T: Side>(&mut self, from: &mut F, to: &mut T) -> Result<(), Broken> {
         if F::PLAIN && T::PLAIN {
-            let pipe = self.bulk.as_ref().and_then(|bulk| Pipe::take(bulk.width()));
+            // At the mark of urgent data a splice says that there is nothing, though there is.
+            let bulk = self.bulk.as_ref().filter(|_| !from.socket().had_urgent_data());
+            let pipe = bulk.and_then(|bulk| Pipe::take(bulk.width()));
             if let Some(pipe) = pipe {
                 return self.splice(pipe, from.socket());
             }
@@ -246,7 +251,7 @@ impl Flow {
             pipe.put_back();
         }
         match fetched {
-            // Also at the mark of urgent data. A copy knows the end when it sees it.
+            // A copy knows the end when it sees it.
             Ok(0) => self.bulk = None,
             Ok(fetched) => self.burst += fetched,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

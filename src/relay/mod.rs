@@ -18,11 +18,16 @@ use crate::event_loop::{EventLoop, Watched};
 use crate::socket;
 use flow::{Broken, Flow, Turn};
 pub use pipe::MOST as MOST_PIPES;
-pub use side::{Plain, Received, Side, Then, room};
+pub use side::{Plain, Received, Side, Then, room, take_leave};
 
 /// A connection that lasts this long gets keepalive probes towards its backend. (Towards the
 /// client it has them from the listener.) Most connections end earlier, and save the calls.
 const SETTLED: Duration = Duration::from_secs(10);
+
+/// When one side has broken, what it sent before is still the other's: as long as the kernel gets
+/// rid of it. It is looked at this often, and given up when nothing moves for so long.
+const LOOK: Duration = Duration::from_millis(20);
+const STUCK: Duration = Duration::from_secs(5);
 
 /// How long a connection may be silent.
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +96,13 @@ impl Relay {
     ) -> End {
         let mut active = events.now();
         let mut settling = Some(active + SETTLED);
+        // What the sockets had not got rid of when it was last looked at.
+        let mut unsent = (0, 0);
+        let mut broken: Option<End> = None;
         poll_fn(|_| {
+            if let Some(end) = broken {
+                return linger(end, events, client, backend, &mut unsent, &mut active);
+            }
             let finished = self.finished();
             let polled = self.poll(events, client, backend);
             let (up, down) = (self.up.delivered(), self.down.delivered());
@@ -99,7 +110,12 @@ impl Relay {
                 meter(up as u64, down as u64);
             }
             if let Poll::Ready(end) = polled {
-                return Poll::Ready(end);
+                if end == End::Closed {
+                    return Poll::Ready(end);
+                }
+                broken = Some(end);
+                active = events.now();
+                return linger(end, events, client, backend, &mut unsent, &mut active);
             }
             // A side whose bytes are not asked for is still heard when it breaks.
             if self.up.is_deaf() && client.socket().has_failed() {
@@ -118,7 +134,12 @@ impl Relay {
                 _ => (limits.half_close, End::HalfClosed),
             };
             if now >= active + limit {
-                return Poll::Ready(end);
+                // What the kernel still delivers is no silence.
+                let queued = (queued(client), queued(backend));
+                if queued == unsent || queued == (0, 0) {
+                    return Poll::Ready(end);
+                }
+                (unsent, active) = (queued, now);
             }
             events.wake_at(active + limit);
             settle(&mut settling, now, events, backend.socket());
@@ -159,6 +180,39 @@ impl Relay {
             None => Poll::Pending,
         }
     }
+}
+
+fn queued(side: &impl Side) -> usize {
+    // A socket that cannot tell has nothing to wait for.
+    socket::unsent(side.socket()).unwrap_or(0)
+}
+
+/// One side has broken. The end comes when the other has what was sent to it, or takes no more.
+fn linger(
+    end: End,
+    events: &EventLoop,
+    client: &impl Side,
+    backend: &impl Side,
+    unsent: &mut (usize, usize),
+    active: &mut Instant,
+) -> Poll<End> {
+    let receiver_failed = match end {
+        End::ClientReset => backend.socket().has_failed(),
+        _ => client.socket().has_failed(),
+    };
+    let left = match end {
+        End::ClientReset => queued(backend),
+        _ => queued(client),
+    };
+    let now = events.now();
+    if left != unsent.0 {
+        (unsent.0, *active) = (left, now);
+    }
+    if left == 0 || receiver_failed || now >= *active + STUCK {
+        return Poll::Ready(end);
+    }
+    events.wake_at(now + LOOK);
+    Poll::Pending
 }
 
 /// Turns keepalive on when the time for it has come.

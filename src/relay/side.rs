@@ -1,9 +1,12 @@
 //! The two ends of a relayed connection, as a flow sees them.
 
+use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::net::{Shutdown, TcpStream};
+use std::task::Poll;
+use std::time::Duration;
 
-use crate::event_loop::Watched;
+use crate::event_loop::{EventLoop, Watched};
 use crate::socket;
 
 /// One end of a connection: bytes from it, bytes to it, and the end of both.
@@ -93,7 +96,7 @@ impl Side for Plain<'_> {
         if !self.0.is_writable() {
             return Ok(0);
         }
-        room(self.0, socket::send(self.0, bytes, more))
+        room(self.0, || socket::send(self.0, bytes, more))
     }
 
     fn flush(&mut self) -> io::Result<bool> {
@@ -109,11 +112,46 @@ impl Side for Plain<'_> {
     }
 }
 
-/// What a write to a socket came to: bytes that it took, 0 if it has no room for now.
-pub fn room(socket: &Watched<TcpStream>, written: io::Result<usize>) -> io::Result<usize> {
-    match written {
-        Err(error) if error.kind() == ErrorKind::WouldBlock => socket.mark_full().map(|()| 0),
-        Err(error) if error.kind() == ErrorKind::Interrupted => Ok(0),
-        written => written,
+/// Writes to a socket: bytes that it took, 0 if it has no room for now.
+pub fn room(
+    socket: &Watched<TcpStream>,
+    mut write: impl FnMut() -> io::Result<usize>,
+) -> io::Result<usize> {
+    loop {
+        match write() {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                return socket.mark_full().map(|()| 0);
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            written => return written,
+        }
     }
+}
+
+/// How long a client may go on sending after it was told that nobody listens: to close while its
+/// bytes are unread resets the connection, and can overtake what it was told.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 256 << 10;
+
+/// Tells a client that nothing follows, then reads what it goes on to send, and forgets it: for a
+/// second at most.
+pub async fn take_leave(events: &EventLoop, client: &Watched<TcpStream>) {
+    if client.get_ref().shutdown(Shutdown::Write).is_err() {
+        return;
+    }
+    let mut left = LINGER_BYTES;
+    let gone = poll_fn(|_| {
+        let mut buffer = [0; 4096];
+        while client.is_readable() && left > 0 {
+            match Plain(client).receive(&mut buffer) {
+                Ok(received) if received.then != Then::End => {
+                    left = left.saturating_sub(received.bytes);
+                }
+                Ok(_) | Err(_) => return Poll::Ready(()),
+            }
+        }
+        if left == 0 { Poll::Ready(()) } else { Poll::Pending }
+    });
+    // Whether it has gone or not, this is the end.
+    let _ = events.until(events.now() + LINGER, gone).await;
 }

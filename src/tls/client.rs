@@ -143,6 +143,11 @@ impl Client {
         }
     }
 
+    /// Whether the name that backends are asked for is the client's choice.
+    pub fn asks_as_client(&self) -> bool {
+        self.ask == Ask::Client
+    }
+
     /// For a connection's handshake.
     pub(super) fn config(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.config)

@@ -395,7 +395,7 @@ impl Write for Wire<'_> {
         if !self.0.is_writable() {
             return Err(ErrorKind::WouldBlock.into());
         }
-        match room(self.0, self.0.get_ref().write_vectored(bytes))? {
+        match room(self.0, || self.0.get_ref().write_vectored(bytes))? {
             0 => Err(ErrorKind::WouldBlock.into()),
             written => Ok(written),
         }

@@ -7,6 +7,7 @@ use rustls::Error::AlertReceived;
 use rustls::version::{TLS12, TLS13};
 
 use super::*;
+use crate::config::{self, plan};
 use crate::tls::certificate::Kind;
 use crate::tls::server::SetupError;
 
@@ -235,4 +236,33 @@ fn post_quantum_key_exchange_is_agreed_on() {
     let client = TestClient::of(&authority).version(&TLS12).config();
     let agreed = handshake(&client, &server, "www.example.com").unwrap();
     assert_eq!(agreed.group, Some(NamedGroup::X25519));
+}
+
+/// A configuration knows the suites by lists of its own.
+#[test]
+fn a_configuration_names_the_suites_that_there_are() {
+    let parse = |names: &[&str]| {
+        let source = format!(
+            "[[listener]]\nname = 'a'\nbind = '10.0.0.1:443'\nprotocol = 'tls'\n\
+             tls = {{ certificates = [{{ cert = 'c', key = 'k' }}], ciphers = {names:?} }}\n"
+        );
+        let plan = config::parse("t.toml", &source).map_err(|error| error.to_string())?;
+        match &plan.listeners[0].protocol {
+            plan::Protocol::Tls(tls) => Ok(tls.ciphers.clone()),
+            other => Err(format!("{other:?}")),
+        }
+    };
+    let (iana, openssl): (Vec<_>, Vec<_>) = Suites::known_names().unzip();
+    let suites = parse(&iana).unwrap();
+    assert_eq!(parse(&openssl).unwrap(), suites);
+    assert_eq!(suites.iter().map(|suite| suite.name()).collect::<Vec<_>>(), iana);
+    for suite in suites {
+        let is_of_13 = suite.version() == plan::TlsVersion::Tls13;
+        let ours = Suites::from_names(&[suite.name()]).unwrap();
+        assert_eq!(ours.provider().cipher_suites[0].version() == &TLS13, is_of_13, "{suite}");
+    }
+    // Nor does it know more of them.
+    let more = [&iana[..], &iana[..1]].concat();
+    let expected = format!("ciphers: {} are more than {}", more.len(), iana.len());
+    assert!(parse(&more).unwrap_err().contains(&expected));
 }
