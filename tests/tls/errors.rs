@@ -105,7 +105,16 @@ impl Faults {
 }
 
 #[test]
-fn check_and_run_refuse_files_of_no_use() {
+fn run_refuses_files_of_no_use() {
+    refuses_files_of_no_use(&["run"]);
+}
+
+#[test]
+fn preflight_refuses_files_of_no_use() {
+    refuses_files_of_no_use(&["check", "--preflight"]);
+}
+
+fn refuses_files_of_no_use(command: &[&str]) {
     let (faults, server) = (Faults::new(), Server::named("server"));
     let address = unused_address();
     let path = faults.store.path().join("lockgate.toml");
@@ -115,16 +124,11 @@ fn check_and_run_refuse_files_of_no_use() {
         let config = Config::new(address).tls(&[files], lines).backend(&server, "");
         fs::write(&path, format!("admin = {{ socket = {socket:?}, http = \"\" }}\n{config}"))
             .unwrap();
-        for command in [&["run"][..], &["check", "--preflight"]] {
-            let output = output_of(Command::new(lockgate()).args(command).arg("-c").arg(&path));
-            let error = error_of(&output);
-            if output.status.code() != Some(CONFIG)
-                || !error.contains(named)
-                || !error.contains(why)
-                || !error.contains("web")
-            {
-                wrong.push(format!("{command:?} of {what}: {}\n{error}", output.status));
-            }
+        let output = output_of(Command::new(lockgate()).args(command).arg("-c").arg(&path));
+        let error = error_of(&output);
+        let as_told = [named.as_str(), why, "web"].into_iter().all(|said| error.contains(said));
+        if output.status.code() != Some(CONFIG) || !as_told {
+            wrong.push(format!("{what}: {}\n{error}", output.status));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

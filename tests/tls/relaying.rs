@@ -322,8 +322,8 @@ with socket.create_connection(("{ip}", {port}), 20) as tcp:
     while part := tls.recv(4096):
         answer += part
     assert answer.endswith(b"\r\n\r\nbehind"), answer
-    tls.unwrap()
     print(tls.version())
+    tls.unwrap()
 "#
     );
     let output = output_of(Command::new("python3").args(["-c", &script]).arg(&ca));

@@ -107,7 +107,7 @@ fn echo_on(
 
 /// Puts a link in the place of another at once.
 fn switch(link: &Path, target: impl AsRef<Path>) {
-    let new = link.with_extension("new");
+    let new = link.with_file_name("..data_new");
     symlink(target, &new).unwrap();
     fs::rename(new, link).unwrap();
 }
