@@ -5,14 +5,15 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
     RevokedCertParams, RsaKeySize, SerialNumber, date_time_ymd,
 };
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
@@ -185,7 +186,7 @@ pub fn credulous(
         .with_protocol_versions(versions)
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Credulous { provider, schemes }))
+        .with_custom_certificate_verifier(Arc::new(Credulous { provider, schemes, stapled: None }))
         .with_no_client_auth()
 }
 
@@ -193,6 +194,19 @@ pub fn credulous(
 struct Credulous {
     provider: Arc<CryptoProvider>,
     schemes: Vec<SignatureScheme>,
+    stapled: Option<mpsc::Sender<Vec<u8>>>,
+}
+
+/// A client that tells which OCSP response came with each certificate.
+pub fn asking_for_ocsp() -> (ClientConfig, mpsc::Receiver<Vec<u8>>) {
+    let (stapled, responses) = mpsc::channel();
+    let provider = provider();
+    let schemes = provider.signature_verification_algorithms.supported_schemes();
+    let verifier = Credulous { provider, schemes, stapled: Some(stapled) };
+    let mut config = credulous(rustls::ALL_VERSIONS, &[]);
+    config.dangerous().set_certificate_verifier(Arc::new(verifier));
+    config.resumption = Resumption::disabled();
+    (config, responses)
 }
 
 impl ServerCertVerifier for Credulous {
@@ -201,9 +215,13 @@ impl ServerCertVerifier for Credulous {
         _: &CertificateDer<'_>,
         _: &[CertificateDer<'_>],
         _: &ServerName<'_>,
-        _: &[u8],
+        ocsp: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        if let Some(stapled) = &self.stapled {
+            // Who does not listen does not mind.
+            let _ = stapled.send(ocsp.to_vec());
+        }
         Ok(ServerCertVerified::assertion())
     }
 

@@ -6,12 +6,14 @@ use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
 
+use nix::sys::signal::Signal;
 use rustls::version::{TLS12, TLS13};
 
 use super::{NAME, Site};
-use crate::harness::tls::{TlsStream, greeting_tls, shake_hands, visit_tls};
+use crate::harness::tls::{TlsStream, begin, greeting_tls, shake_hands, visit_tls};
 use crate::harness::{
-    Ending, Http, Noise, PATIENCE, Server, ending, output_of, reset, stays_silent,
+    Ending, Http, Noise, PATIENCE, Server, connect, ending, eventually, output_of, refused, reset,
+    stays_silent,
 };
 
 const MIB: usize = 1 << 20;
@@ -255,6 +257,92 @@ fn a_reset_by_the_server_is_no_end_of_an_answer() {
     let error = client.read(&mut [0]).expect_err("close_notify would be a lie");
     assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof));
     assert_eq!(site.gateway.record_of(name_of(&client))["reason"], "backend_reset");
+}
+
+#[test]
+fn a_request_that_comes_with_the_end_of_the_handshake() {
+    let server = Server::with("server", |mut stream| {
+        let mut request = String::new();
+        stream.read_to_string(&mut request)?;
+        stream.write_all(request.to_uppercase().as_bytes())
+    });
+    let site = Site::before(&server);
+    for version in [&TLS12, &TLS13] {
+        let config = site.authority.client_of(&[version], None);
+        let mut conn = begin(&config, NAME);
+        let mut socket = connect(site.address).unwrap();
+        while conn.is_handshaking() {
+            // The client's last words of the handshake wait for what is to go with them.
+            if conn.wants_write() && *version == TLS12 || conn.protocol_version().is_none() {
+                while conn.wants_write() {
+                    conn.write_tls(&mut socket).unwrap();
+                }
+            }
+            conn.read_tls(&mut socket).unwrap();
+            conn.process_new_packets().unwrap();
+        }
+        conn.writer().write_all(b"question").unwrap();
+        conn.send_close_notify();
+        let mut wire = Vec::new();
+        while conn.wants_write() {
+            conn.write_tls(&mut wire).unwrap();
+        }
+        socket.write_all(&wire).unwrap();
+        socket.shutdown(Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        let mut client = TlsStream::new(conn, socket);
+        client.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "QUESTION", "{version:?}");
+    }
+}
+
+#[test]
+fn keys_that_change_under_way() {
+    let server = Server::echo();
+    let site = Site::before(&server);
+    let mut client = shake_hands(&site.client, NAME, site.address).unwrap();
+    for _ in 0..10 {
+        client.write_all(b"before").unwrap();
+        // Asks the gateway to change its own as well (RFC 8446, section 4.6.3).
+        client.conn.refresh_traffic_keys().unwrap();
+        client.write_all(b"after").unwrap();
+        let mut echo = [0; 11];
+        client.read_exact(&mut echo).unwrap();
+        assert_eq!(&echo, b"beforeafter");
+    }
+}
+
+#[test]
+fn no_backend_that_answers() {
+    let mut server = Server::named("server");
+    let site = Site::before(&server);
+    server.kill();
+    let mut client = shake_hands(&site.client, NAME, site.address).unwrap();
+    let name = name_of(&client);
+    let error = client.read(&mut [0]).expect_err("close_notify would be an empty answer");
+    assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof));
+    let record = site.gateway.record_of(name);
+    assert_eq!(record["reason"], "connect_failed", "{record}");
+    assert_eq!(record["server_name"], NAME, "{record}");
+    assert!(record["handshake_ms"].is_number(), "{record}");
+}
+
+#[test]
+fn a_gateway_that_stops_lets_connections_finish() {
+    let server = Server::echo();
+    let mut site = Site::before(&server);
+    let mut client = shake_hands(&site.client, NAME, site.address).unwrap();
+    let name = name_of(&client);
+    client.write_all(b"before").unwrap();
+    client.read_exact(&mut [0; 6]).unwrap();
+    site.gateway.signal(Signal::SIGTERM);
+    eventually("it listens no more", || refused(site.address));
+    Noise::new(1).write(&mut client, MIB / 16).unwrap();
+    assert_eq!(Noise::new(1).read(&mut client, MIB / 16).unwrap(), MIB / 16);
+    close_notify(&mut client);
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    assert_eq!(site.gateway.wait().code(), Some(0));
+    assert_eq!(site.gateway.record_of(name)["reason"], "closed");
 }
 
 #[test]

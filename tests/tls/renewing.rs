@@ -13,7 +13,9 @@ use rustls::ClientConfig;
 use rustls::client::Resumption;
 
 use super::{NAME, Site, failures};
-use crate::harness::tls::{Authority, Files, Issued, Store, shake_hands, visit_tls};
+use crate::harness::tls::{
+    Authority, Files, Issued, Store, asking_for_ocsp, shake_hands, visit_tls,
+};
 use crate::harness::{Config, Gateway, Server, StopAtEnd, eventually, unused_address};
 
 /// A client that shakes hands in full every time.
@@ -288,4 +290,24 @@ fn one_of_several_is_renewed() {
     eventually("the files are watched as before", || {
         visit_tls(&client, "other.example.com", address).unwrap().shown == newest.der
     });
+}
+
+#[test]
+fn a_stapled_response_is_read_again() {
+    let (authority, server, store) = (Authority::new("a"), Server::named("s"), Store::new());
+    let files = store.put("site", &authority.issue(&[NAME]));
+    // What is in it is the authority's business, and the client's.
+    let response = store.file("ocsp.der", b"first");
+    let address = unused_address();
+    let lines = format!("ocsp = {response:?}");
+    let config = Config::new(address).tls(&[&files], &lines).backend(&server, "");
+    let _gateway = Gateway::start(config);
+    let (client, responses) = asking_for_ocsp();
+    let stapled = || {
+        visit_tls(&client, NAME, address).unwrap();
+        responses.try_recv().unwrap()
+    };
+    assert_eq!(stapled(), b"first");
+    store.file("ocsp.der", b"the second");
+    eventually("the new response is stapled", || stapled() == b"the second");
 }
