@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use rustls::ClientConfig;
 
 use crate::harness::tls::{Authority, Files, Store};
-use crate::harness::{Config, Gateway, Server, unused_address};
+use crate::harness::{Config, Gateway, Server, eventually, unused_address};
 
 /// The name that most tests ask for.
 const NAME: &str = "www.example.com";
@@ -47,8 +47,9 @@ impl Site {
         Self { gateway, address, client: authority.client(), authority, files, store }
     }
 
-    fn failures(&self, reason: &str) -> f64 {
-        failures(&self.gateway, reason)
+    #[track_caller]
+    fn await_failures(&self, reason: &str, count: usize) {
+        await_failures(&self.gateway, reason, count);
     }
 }
 
@@ -56,6 +57,13 @@ impl Site {
 fn failures(gateway: &Gateway, reason: &str) -> f64 {
     let labels = [("listener", "web"), ("reason", reason)];
     gateway.metric("lockgate_tls_handshake_failures_total", &labels)
+}
+
+/// Waits for so many handshakes that failed for this reason: clients are told before it is counted.
+#[track_caller]
+fn await_failures(gateway: &Gateway, reason: &str, count: usize) {
+    let count = count as f64;
+    eventually(&format!("{count} failures: {reason}"), || failures(gateway, reason) == count);
 }
 
 /// Handshakes that succeeded.

@@ -9,7 +9,7 @@ use rustls::{
     AlertDescription, CipherSuite, ClientConfig, SignatureScheme, SupportedProtocolVersion,
 };
 
-use super::{NAME, Site, failures, handshakes};
+use super::{NAME, Site, await_failures, handshakes};
 use crate::harness::tls::{
     Authority, Files, Kind, Store, credulous, refusal, s_client, shake_hands, visit_tls,
 };
@@ -69,7 +69,7 @@ fn certificates_by_name() {
     assert!(shown_to_the_nameless(address) == first.der);
 
     let (gateway, address) = showing(&server, &files, "strict_sni = true");
-    let mut refused = 0.0;
+    let mut refused = 0;
     for (name, issued, known) in &cases {
         if *known {
             assert!(shown(name, address) == issued.der, "{name}");
@@ -78,17 +78,17 @@ fn certificates_by_name() {
         for versions in [&[&TLS12][..], &[&TLS13]] {
             let alert = refusal(&credulous(versions, &[]), name, address);
             assert_eq!(alert, AlertDescription::UnrecognisedName, "{name}");
-            refused += 1.0;
+            refused += 1;
         }
-        assert_eq!(failures(&gateway, "unknown_sni"), refused);
+        await_failures(&gateway, "unknown_sni", refused);
     }
     let mut nameless = credulous(rustls::ALL_VERSIONS, &[]);
     nameless.enable_sni = false;
     let alert = refusal(&nameless, NAME, address);
     assert_eq!(alert, AlertDescription::UnrecognisedName);
-    assert_eq!(failures(&gateway, "unknown_sni"), refused + 1.0);
+    await_failures(&gateway, "unknown_sni", refused + 1);
 
-    let records = gateway.await_records(refused as usize + 1, "tls_failed");
+    let records = gateway.await_records(refused + 1, "tls_failed");
     let named = |name: Option<&str>| {
         records.iter().filter(|record| record["server_name"].as_str() == name).count()
     };
@@ -104,7 +104,7 @@ fn openssl_is_told_that_a_name_is_not_recognized() {
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(error.contains("unrecognized name"), "{arguments:?}: {error}");
     }
-    assert_eq!(site.failures("unknown_sni"), 2.0);
+    site.await_failures("unknown_sni", 2);
 }
 
 /// A gateway with a certificate of either kind for the same name, RSA first.
@@ -157,7 +157,7 @@ fn rsa_and_ecdsa_by_what_the_client_takes() {
     // A client that takes neither.
     let config = credulous(&[&TLS13], &[SignatureScheme::ED25519]);
     assert_eq!(refusal(&config, NAME, both.address), AlertDescription::HandshakeFailure);
-    assert_eq!(failures(&both.gateway, "no_shared_cipher"), 1.0);
+    await_failures(&both.gateway, "no_shared_cipher", 1);
 }
 
 /// The suite that `openssl s_client` has got.
@@ -237,7 +237,7 @@ fn no_other_suites_than_the_configured_ones() {
     let output = s_client(site.address, &["-ciphersuites", "TLS_AES_128_GCM_SHA256", "-tls1_3"]);
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(error.contains("handshake failure"), "{error}");
-    assert_eq!(site.failures("no_shared_cipher"), 2.0);
+    site.await_failures("no_shared_cipher", 2);
 }
 
 #[test]
@@ -275,7 +275,7 @@ fn versions() {
     let config = site.authority.client_of(&[&TLS12], None);
     let alert = refusal(&config, NAME, site.address);
     assert_eq!(alert, AlertDescription::ProtocolVersion);
-    assert_eq!(site.failures("no_shared_version"), 1.0);
+    site.await_failures("no_shared_version", 1);
 }
 
 /// Who runs the gateway is to see that old clients come; their users, why they are refused.
@@ -288,7 +288,7 @@ fn old_versions_are_refused_as_such() {
         let error = String::from_utf8_lossy(&output.stderr);
         // protocol_version (RFC 8446, section 4.2.1)
         assert!(error.contains("SSL alert number 70"), "{old}: {error}");
-        assert_eq!(site.failures("no_shared_version"), 1.0, "{old}");
+        site.await_failures("no_shared_version", 1);
     }
 }
 
@@ -336,7 +336,7 @@ fn protocols() {
         let alert = refusal(&config, NAME, site.address);
         assert_eq!(alert, AlertDescription::NoApplicationProtocol);
     }
-    assert_eq!(site.failures("no_shared_protocol"), 2.0);
+    site.await_failures("no_shared_protocol", 2);
 
     // Where none is configured, none is spoken of.
     let site = Site::before(&server);

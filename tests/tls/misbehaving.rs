@@ -31,7 +31,7 @@ fn failed(site: &Site, client: SocketAddr, reason: &str, kind: &str) {
     assert_eq!(record["reason"], reason, "{record}");
     assert!(record["backend"].is_null() && record["attempts"] == 0, "{record}");
     assert!(record["tls_version"].is_null() && record["handshake_ms"].is_null(), "{record}");
-    assert_eq!(site.failures(kind), 1.0, "{kind}");
+    site.await_failures(kind, 1);
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn failed_by_time(site: &Site, client: SocketAddr) {
     let record = site.gateway.record_of(client);
     assert_eq!(record["reason"], "client_timeout", "{record}");
     assert!(record["duration_ms"].as_f64().unwrap() >= 500.0, "{record}");
-    assert_eq!(site.failures("timeout"), 1.0);
+    site.await_failures("timeout", 1);
     let labels = [("listener", "web"), ("reason", "client_timeout")];
     assert_eq!(site.gateway.metric("lockgate_connections_closed_total", &labels), 1.0);
 }
@@ -153,7 +153,7 @@ fn clients_that_leave() {
         let name = name_of(&client);
         reset(client);
         assert_eq!(site.gateway.record_of(name)["reason"], "tls_failed");
-        assert_eq!(site.failures("closed"), 2.0);
+        site.await_failures("closed", 2);
     }
     // After the gateway's answer.
     let site = Site::before(&server);
@@ -172,7 +172,7 @@ fn a_client_that_does_not_trust_the_gateway() {
     let site = Site::before(&server);
     let stranger = Authority::new("another");
     shake_hands(&stranger.client(), NAME, site.address).expect_err("not trusted");
-    eventually("the alert is counted", || site.failures("alert") == 1.0);
+    site.await_failures("alert", 1);
     let record = site.gateway.await_records(1, "tls_failed").remove(0);
     assert_eq!(record["server_name"], NAME, "{record}");
     site.gateway.await_log("TLS handshake failed");
