@@ -18,7 +18,7 @@ use crate::pool::{Backend, Lease, Pool, Report, Tried};
 use crate::proto::client_hello;
 use crate::record::{Id, Record, TlsFacts};
 use crate::redirect::{self, Challenges, Outcome};
-use crate::relay::{End, Limits, Plain, Relay, Side, Then, take_leave};
+use crate::relay::{End, Plain, Relay, Side, Then, take_leave};
 use crate::route::Asked;
 use crate::snapshot::{Listener, Protocol};
 use crate::socket::{self, ResetOnDrop};
@@ -343,8 +343,7 @@ impl Session {
             Err(reason) => return reason,
         };
         let reset = ResetOnDrop::new(&backend);
-        let limits =
-            Limits { idle: listener.idle_timeout, half_close: listener.half_close_timeout };
+        let limits = &listener.limits;
         let (events, worker) = (&self.local.events, self.local.index);
         let of_listener = listener.meters.stats.of(worker);
         let of_backend = lease.backend().stats.of(worker);

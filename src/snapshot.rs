@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::pool::Pool;
 use crate::redirect::Challenges;
+use crate::relay::Limits;
 use crate::route::{Asked, Routes};
 use crate::stats::{ListenerStats, PerWorker};
 use crate::tls::server::Server;
@@ -41,10 +42,8 @@ pub struct Listener {
     pub max_connections: u32,
     /// Longest time from accept to the end of the TLS handshake.
     pub client_timeout: Duration,
-    /// Longest time without a byte.
-    pub idle_timeout: Duration,
-    /// Longest time without a byte after one side has sent FIN.
-    pub half_close_timeout: Duration,
+    /// How long its connections may be silent.
+    pub limits: Limits,
     /// What one generation hands on to the next.
     pub meters: Arc<ListenerMeters>,
 }

@@ -194,12 +194,12 @@ pub fn pin(processor: usize) -> io::Result<()> {
 }
 
 /// Bytes that were sent and that the other end has not acknowledged yet (tcp(7), `SIOCOUTQ`).
-pub fn unsent(socket: &impl AsFd) -> io::Result<usize> {
+pub fn unsent(socket: &impl AsFd) -> io::Result<u32> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the request writes one int, to a place that is one and outlives the call.
     let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
     match result {
-        0 => Ok(usize::try_from(bytes).unwrap_or(0)),
+        0 => Ok(u32::try_from(bytes).unwrap_or(0)),
         _ => Err(io::Error::last_os_error()),
     }
 }

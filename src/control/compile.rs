@@ -22,6 +22,7 @@ use crate::health::{Checks, Passive, Rules, Settings, Vitals, Ward};
 use crate::metrics::{BackendSeries, ListenerSeries, PoolSeries, Registry};
 use crate::pool::{Backend, Endpoint, Pool, Queue, Report, Tier};
 use crate::redirect::Challenges;
+use crate::relay::Limits;
 use crate::route::{Network, Route, Routes};
 use crate::snapshot::{Listener, ListenerMeters, Protocol, Snapshot};
 use crate::stats::{PerWorker, PoolStats};
@@ -183,8 +184,10 @@ impl World {
                     pool: listener.pool.map(|pool| Arc::clone(&pools[pool].pool)),
                     max_connections: listener.max_connections.map_or(0, Into::into),
                     client_timeout: listener.client_timeout,
-                    idle_timeout: listener.idle_timeout,
-                    half_close_timeout: listener.half_close_timeout,
+                    limits: Limits {
+                        idle: listener.idle_timeout,
+                        half_close: listener.half_close_timeout,
+                    },
                     meters,
                 };
                 (Arc::new(compiled), series)

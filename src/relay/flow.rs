@@ -60,7 +60,7 @@ pub(super) struct Flow {
     /// The last bursts were worth splicing from their first byte.
     bulk: Option<Bulk>,
     /// Bytes moved since the sender was last dry.
-    burst: usize,
+    burst: u32,
     /// The receiver holds bytes that it has taken and not sent.
     clogged: bool,
     /// The sender has sent FIN.
@@ -253,7 +253,7 @@ impl Flow {
         match fetched {
             // A copy knows the end when it sees it.
             Ok(0) => self.bulk = None,
-            Ok(fetched) => self.burst += fetched,
+            Ok(fetched) => self.moved(fetched),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 from.mark_dry();
                 self.pause();
@@ -268,7 +268,7 @@ impl Flow {
         SHARED.with_borrow_mut(|buffer| {
             let received = from.receive(buffer).map_err(|_| Broken::Sender)?;
             let bytes = &buffer[..received.bytes];
-            self.burst += bytes.len();
+            self.moved(bytes.len());
             match received.then {
                 Then::Unknown if bytes.len() == BUFFER && self.bulk.is_none() => {
                     self.bulk = Some(Bulk::begin(to.socket()));
@@ -290,9 +290,13 @@ impl Flow {
         })
     }
 
+    fn moved(&mut self, bytes: usize) {
+        self.burst = self.burst.saturating_add(bytes.try_into().unwrap_or(u32::MAX));
+    }
+
     /// The sender has no more for now.
     fn pause(&mut self) {
-        if self.burst < BUFFER {
+        if (self.burst as usize) < BUFFER {
             self.bulk = None;
         }
         self.burst = 0;

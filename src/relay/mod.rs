@@ -91,7 +91,7 @@ impl Relay {
         events: &EventLoop,
         client: &mut impl Side,
         backend: &mut impl Side,
-        limits: Limits,
+        limits: &Limits,
         mut meter: impl FnMut(u64, u64),
     ) -> End {
         let mut active = events.now();
@@ -182,7 +182,7 @@ impl Relay {
     }
 }
 
-fn queued(side: &impl Side) -> usize {
+fn queued(side: &impl Side) -> u32 {
     // A socket that cannot tell has nothing to wait for.
     socket::unsent(side.socket()).unwrap_or(0)
 }
@@ -193,7 +193,7 @@ fn linger(
     events: &EventLoop,
     client: &impl Side,
     backend: &impl Side,
-    unsent: &mut (usize, usize),
+    unsent: &mut (u32, u32),
     active: &mut Instant,
 ) -> Poll<End> {
     let receiver_failed = match end {

@@ -200,17 +200,6 @@ fn suites_in_the_configured_order() {
 }
 
 #[test]
-fn suites_in_the_configured_order_where_there_are_certificates_of_both_kinds() {
-    let all: Vec<_> = RSA_SUITES.into_iter().chain(ECDSA_SUITES).collect();
-    for first in 0..all.len() {
-        let mut order = all.clone();
-        order.rotate_left(first);
-        let both = Both::new(&format!("ciphers = {order:?}"));
-        assert_eq!(tls12_choice(both.address), order[0], "{order:?}");
-    }
-}
-
-#[test]
 fn suites_of_tls_1_3_in_the_configured_order() {
     let suites =
         ["TLS_CHACHA20_POLY1305_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_AES_128_GCM_SHA256"];
@@ -276,20 +265,6 @@ fn versions() {
     let alert = refusal(&config, NAME, site.address);
     assert_eq!(alert, AlertDescription::ProtocolVersion);
     site.await_failures("no_shared_version", 1);
-}
-
-/// Who runs the gateway is to see that old clients come; their users, why they are refused.
-#[test]
-fn old_versions_are_refused_as_such() {
-    let server = Server::named("server");
-    for old in ["-tls1", "-tls1_1"] {
-        let site = Site::before(&server);
-        let output = s_client(site.address, &[old, "-cipher", "ALL:@SECLEVEL=0"]);
-        let error = String::from_utf8_lossy(&output.stderr);
-        // protocol_version (RFC 8446, section 4.2.1)
-        assert!(error.contains("SSL alert number 70"), "{old}: {error}");
-        site.await_failures("no_shared_version", 1);
-    }
 }
 
 #[test]

@@ -32,11 +32,11 @@ impl Faults {
         let other = authority.issue(&[NAME]);
         let good = store.put("good", &issued);
         let mut faults = Self { store, good, cases: Vec::new() };
-        let key = |faults: &Faults, name: &str, text: &str| {
+        let key = |faults: &Self, name: &str, text: &str| {
             let key = faults.store.file(name, text);
             (Files { key: key.clone(), ..faults.good.clone() }, key)
         };
-        let cert = |faults: &Faults, name: &str, text: &str| {
+        let cert = |faults: &Self, name: &str, text: &str| {
             let cert = faults.store.file(name, text);
             (Files { cert: cert.clone(), ..faults.good.clone() }, cert)
         };

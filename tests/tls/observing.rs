@@ -125,16 +125,3 @@ fn the_status_lists_certificates() {
     assert_eq!(status["listeners"][0]["protocol"], "tls");
     assert_eq!(handshakes(&site.gateway), 0.0);
 }
-
-#[test]
-fn a_certificate_that_is_gone_has_no_series() {
-    let server = Server::named("server");
-    let site = Site::before(&server);
-    let file = site.files.cert.to_str().unwrap();
-    assert!(site.gateway.get("/metrics").contains(file));
-    let next = site.store.put("next", &site.authority.issue(&[NAME]));
-    site.gateway.reload(Config::new(site.address).tls(&[&next], "").backend(&server, ""));
-    let text = site.gateway.get("/metrics");
-    assert!(text.contains(next.cert.to_str().unwrap()), "{text}");
-    assert!(!text.contains(file), "an alarm on its date would ring for nothing: {text}");
-}

@@ -167,20 +167,6 @@ fn revoked_certificates() {
 }
 
 #[test]
-fn a_revocation_list_that_changes_is_in_use_without_a_reload() {
-    let alice = std::cell::OnceCell::new();
-    let guarded = Guarded::new("required", |authority| {
-        let _ = alice.set(authority.issue(&["alice"]));
-        Some(authority.revoke(&[]))
-    });
-    let alice = alice.get().unwrap();
-    guarded.admits(Some(alice));
-    guarded.store.file("staff.crl", guarded.staff.revoke(&[alice]));
-    let config = guarded.site.client_of(&[&TLS13], Some(alice));
-    eventually("the new list is in use", || visit_tls(&config, NAME, guarded.address).is_err());
-}
-
-#[test]
 fn who_was_revoked_does_not_resume() {
     let alice = std::cell::OnceCell::new();
     let guarded = Guarded::new("required", |authority| {
