@@ -8,6 +8,7 @@ use socket2::SockRef;
 use crate::measure::{Measured, Window};
 use crate::poller::Interest;
 use crate::site::Site;
+use crate::tls::{Client, Pipe};
 
 /// What one `recv` discards at most. A megabyte would be cheaper for the client, but there are then
 /// two stable states, of which each run picks one: either little is queued, and the proxy moves
@@ -17,6 +18,9 @@ const SWALLOW: usize = 1 << 17;
 
 /// Runs until the window, counted in bytes, closes.
 pub fn run(site: &mut Site, connections: usize, warm_up: u64, bytes: u64) -> io::Result<Measured> {
+    if let Some(tls) = site.client().cloned() {
+        return run_tls(site, &tls, connections, warm_up, bytes);
+    }
     let mut window = Window::over(&site.pids()?, warm_up, bytes)?;
     let mut sockets = Vec::new();
     for client in 0..connections {
@@ -38,6 +42,36 @@ pub fn run(site: &mut Site, connections: usize, warm_up: u64, bytes: u64) -> io:
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// The same with TLS, where the client has to decrypt.
+fn run_tls(
+    site: &mut Site,
+    tls: &Client,
+    connections: usize,
+    warm_up: u64,
+    bytes: u64,
+) -> io::Result<Measured> {
+    let mut window = Window::over(&site.pids()?, warm_up, bytes)?;
+    let mut pipes = Vec::new();
+    let mut ready = Vec::new();
+    for client in 0..connections {
+        let socket = site.connect(client, Interest::Readable)?;
+        pipes.push(Pipe::new(socket, tls)?);
+        while !pipes[client].shake_hands()? {
+            site.turn(&mut ready)?;
+        }
+    }
+    let mut buffer = vec![0; SWALLOW];
+    loop {
+        site.turn(&mut ready)?;
+        for &client in &ready {
+            let count = pipes[client].swallow(&mut buffer)?;
+            if let Some(measured) = window.advance(count as u64)? {
+                return Ok(measured);
             }
         }
     }

@@ -3,12 +3,11 @@
 //! A client sends a request, checks the reply to the last byte, and then does as [`Then`] says.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpStream;
 
 use crate::crowd;
 use crate::measure::{Measured, Window};
-use crate::poller::Interest;
 use crate::site::Site;
+use crate::tls::{Line, Tally};
 
 /// A proxy that fails more connections than this is broken, and the run not worth its time.
 const HOPELESS: u64 = 1000;
@@ -34,7 +33,7 @@ pub struct Exchange {
 
 /// A connection and its current exchange.
 pub struct Caller {
-    socket: TcpStream,
+    line: Line,
     request: Box<[u8]>,
     reply: Box<[u8]>,
     sent: usize,
@@ -70,6 +69,7 @@ impl Exchange {
             }
         }
         let mut window = Window::over(&site.pids()?, warm_up, exchanges)?;
+        let mut tally = Tally::default();
         let mut ready = Vec::new();
         loop {
             site.turn(&mut ready)?;
@@ -80,15 +80,18 @@ impl Exchange {
                     if let Ok(false) = reply {
                         break;
                     }
+                    tally.count(&callers[client].line);
                     serial += 1;
                     if reply.is_ok() && self.then == Then::Repeat {
                         callers[client].begin(serial);
                     } else {
+                        callers[client].line.close();
                         callers[client] = Caller::connect(site, client, self.bytes, serial)?;
                     }
                     match reply {
                         Ok(_) => {
                             if let Some(measured) = window.advance(1)? {
+                                site.judge(self.clients, &tally)?;
                                 return Ok((measured, failures + crowd::gone(&mut silent)));
                             }
                         }
@@ -107,7 +110,7 @@ impl Exchange {
 impl Caller {
     pub fn connect(site: &mut Site, client: usize, bytes: usize, serial: u64) -> io::Result<Self> {
         let mut caller = Self {
-            socket: site.connect(client, Interest::Edges)?,
+            line: site.dial(client)?,
             request: vec![0; bytes].into_boxed_slice(),
             reply: vec![0; bytes].into_boxed_slice(),
             sent: 0,
@@ -129,14 +132,14 @@ impl Caller {
     /// Goes as far as the socket lets it; true when the reply is here and right.
     pub fn proceed(&mut self) -> io::Result<bool> {
         while self.sent < self.request.len() {
-            match self.socket.write(&self.request[self.sent..]) {
+            match self.line.write(&self.request[self.sent..]) {
                 Ok(count) => self.sent += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error),
             }
         }
         while self.received < self.reply.len() {
-            match self.socket.read(&mut self.reply[self.received..]) {
+            match self.line.read(&mut self.reply[self.received..]) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(count) => self.received += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
@@ -154,6 +157,6 @@ impl Caller {
 
     /// Whether the connection is open, with nothing to read.
     pub fn is_quiet(&mut self) -> bool {
-        matches!(self.socket.read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
+        matches!(self.line.read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
     }
 }

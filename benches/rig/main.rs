@@ -93,6 +93,7 @@ mod report;
 mod scenario;
 mod site;
 mod subject;
+mod tls;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -158,7 +159,7 @@ fn measure(options: &Options) -> io::Result<bool> {
 
     let mut report = Report::new(machine, &programs, options);
     report.print_heading();
-    for mut scenario in Scenario::all(options) {
+    for mut scenario in Scenario::all(options)? {
         let reference = programs.iter().find(|program| program.kind.is_reference());
         scenario.calibrate(reference.unwrap_or(&programs[0]), report.machine())?;
         let table = run_rounds(&scenario, &programs, report.machine(), options.rounds());
@@ -188,7 +189,7 @@ fn run_rounds(
             order.reverse();
         }
         for index in order {
-            if table.has_failed(index) || !programs[index].kind.can_have(scenario.workers) {
+            if table.has_failed(index) || !scenario.is_for(programs[index].kind) {
                 continue;
             }
             match scenario.run_undisturbed(&programs[index], machine) {

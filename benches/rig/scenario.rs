@@ -14,10 +14,11 @@ use crate::machine::Machine;
 use crate::measure::{Measured, Memory};
 use crate::options::Options;
 use crate::site::{Plan, Site};
-use crate::subject::Program;
+use crate::subject::{Kind, Program};
+use crate::tls::{Key, Tls, Version};
 
 /// What `--only` chooses from, in the order in which they run.
-pub const NAMES: [&str; 17] = [
+pub const NAMES: [&str; 26] = [
     "short",
     "bulk1",
     "bulk64",
@@ -35,10 +36,19 @@ pub const NAMES: [&str; 17] = [
     "workers1",
     "workers2",
     "idle",
+    "tls-full-ecdsa",
+    "tls-full-rsa",
+    "tls12-full-ecdsa",
+    "tls12-full-rsa",
+    "tls-resumed",
+    "tls12-resumed",
+    "tls-bulk1",
+    "tls-bulk16",
+    "tls-idle",
 ];
 
 /// What is left with `--quick`.
-pub const QUICK: [&str; 9] = [
+pub const QUICK: [&str; 13] = [
     "short",
     "bulk1",
     "bulk64",
@@ -48,6 +58,10 @@ pub const QUICK: [&str; 9] = [
     "latency-kept",
     "latency-new",
     "idle",
+    "tls-full-ecdsa",
+    "tls-resumed",
+    "tls-bulk16",
+    "tls-idle",
 ];
 
 const GB: u64 = 1_000_000_000;
@@ -88,6 +102,7 @@ pub struct Scenario {
     length: u64,
     backends: u32,
     shares_cores: bool,
+    tls: Option<Tls>,
     /// Requests per second, of an open loop.
     rate: f64,
 }
@@ -114,7 +129,7 @@ pub struct Outcome {
 
 impl Scenario {
     /// Those that were asked for.
-    pub fn all(options: &Options) -> Vec<Self> {
+    pub fn all(options: &Options) -> io::Result<Vec<Self>> {
         let part = if options.quick { 2 } else { 1 };
         NAMES
             .iter()
@@ -124,7 +139,7 @@ impl Scenario {
     }
 
     /// `part` divides the work of the window.
-    fn named(name: &'static str, part: u64, idle: usize) -> Self {
+    fn named(name: &'static str, part: u64, idle: usize) -> io::Result<Self> {
         let short = Exchange { bytes: SMALL, clients: SHORT, then: Then::Reconnect, beside: 0 };
         let kept = |bytes, clients| Exchange { bytes, clients, then: Then::Repeat, beside: 0 };
         let (load, warm_up, length) = match name {
@@ -150,7 +165,13 @@ impl Scenario {
                 let (then, connections) = (Then::Reconnect, 0);
                 (Load::OpenLoop(OpenLoop { bytes: SMALL, then, connections }), 4000, 40_000)
             }
-            "idle" => (Load::Idle { connections: idle }, 100, 0),
+            "idle" | "tls-idle" => (Load::Idle { connections: idle }, 100, 0),
+            "tls-full-ecdsa" | "tls12-full-ecdsa" | "tls-resumed" | "tls12-resumed" => {
+                (Load::Exchange(short), 500, 5000)
+            }
+            "tls-full-rsa" | "tls12-full-rsa" => (Load::Exchange(short), 200, 2000),
+            "tls-bulk1" => (Load::Bulk { connections: 1 }, GB / 5, GB),
+            "tls-bulk16" => (Load::Bulk { connections: 16 }, GB / 5, 2 * GB),
             _ => unreachable!("{name} is not in NAMES"),
         };
         let (unit, precision, columns): (_, _, &[Column]) = match load {
@@ -188,10 +209,11 @@ impl Scenario {
                 _ => BACKENDS,
             },
             shares_cores: name.starts_with("workers"),
+            tls: tls_of(name)?,
             rate: 0.0,
         };
         scenario.what = scenario.describe();
-        scenario
+        Ok(scenario)
     }
 
     fn describe(&self) -> String {
@@ -221,6 +243,12 @@ impl Scenario {
         if let Load::Exchange(Exchange { beside: 1.., .. }) = self.load {
             text.push_str(", 9000 idle beside");
         }
+        if let Some(tls) = &self.tls {
+            text.push_str(&format!(", {}", tls.version()));
+            if let Load::Exchange(_) = self.load {
+                text.push_str(&format!(", {}", tls.handshake()));
+            }
+        }
         if self.backends != BACKENDS {
             text.push_str(&format!(", backends: {}", self.backends));
         }
@@ -228,6 +256,11 @@ impl Scenario {
             text.push_str(&format!(", workers: {}, both cores for all", self.workers));
         }
         text
+    }
+
+    /// Whether a subject can do what this is about.
+    pub fn is_for(&self, kind: Kind) -> bool {
+        kind.can_have(self.workers, self.tls.is_some())
     }
 
     /// Finds the rate at which latency is measured: part of what a proxy can do.
@@ -249,7 +282,7 @@ impl Scenario {
         Ok(())
     }
 
-    fn plan(&self) -> Plan {
+    fn plan(&self) -> Plan<'_> {
         Plan {
             behaviour: match self.load {
                 Load::Exchange(Exchange { bytes, .. }) | Load::OpenLoop(OpenLoop { bytes, .. }) => {
@@ -261,6 +294,7 @@ impl Scenario {
             backends: self.backends,
             workers: self.workers,
             shares_cores: self.shares_cores,
+            tls: self.tls.as_ref(),
         }
     }
 
@@ -310,6 +344,19 @@ impl Scenario {
             }
         }
     }
+}
+
+/// What a scenario of this name speaks.
+fn tls_of(name: &str) -> io::Result<Option<Tls>> {
+    let (version, rest) = if let Some(rest) = name.strip_prefix("tls-") {
+        (Version::Tls13, rest)
+    } else if let Some(rest) = name.strip_prefix("tls12-") {
+        (Version::Tls12, rest)
+    } else {
+        return Ok(None);
+    };
+    let key = if rest == "full-rsa" { Key::Rsa } else { Key::Ecdsa };
+    Tls::new(version, key, rest == "resumed").map(Some)
 }
 
 impl Outcome {

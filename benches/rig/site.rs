@@ -14,6 +14,7 @@ use crate::backend::{Backends, Behaviour};
 use crate::machine::{Cores, Machine, pin};
 use crate::poller::{Interest, Poller};
 use crate::subject::{Program, Proxy};
+use crate::tls::{Client, Line, Tally, Tls};
 
 /// No run takes longer: those that do have stalled.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -23,7 +24,7 @@ const NAP: i32 = 10;
 
 /// What a run needs.
 #[derive(Clone, Copy)]
-pub struct Plan {
+pub struct Plan<'a> {
     pub behaviour: Behaviour,
     pub backends: u32,
     /// Workers of the proxy.
@@ -31,6 +32,8 @@ pub struct Plan {
     /// Whether load and proxy may both use both cores, and the load sleeps when it has nothing to
     /// do.
     pub shares_cores: bool,
+    /// What clients and proxy speak, if not plain TCP.
+    pub tls: Option<&'a Tls>,
 }
 
 pub struct Site<'a> {
@@ -42,11 +45,12 @@ pub struct Site<'a> {
     deadline: Instant,
     connected: u32,
     machine: &'a Machine,
-    plan: Plan,
+    plan: Plan<'a>,
+    client: Option<Client>,
 }
 
 impl<'a> Site<'a> {
-    pub fn open(program: &Program, machine: &'a Machine, plan: Plan) -> io::Result<Self> {
+    pub fn open(program: &Program, machine: &'a Machine, plan: Plan<'a>) -> io::Result<Self> {
         let Cores { load, subject } = machine.cores;
         let poller = Poller::new()?;
         let addresses = (0..plan.backends).map(|index| machine.network.backend(index));
@@ -54,8 +58,7 @@ impl<'a> Site<'a> {
         let both = [load, subject];
         let (load, subject) =
             if plan.shares_cores { (&both[..], &both[..]) } else { (&both[..1], &both[1..]) };
-        let proxy =
-            Proxy::start(program, backends.addresses(), plan.workers, &machine.network, subject)?;
+        let proxy = Proxy::start(program, backends.addresses(), &plan, &machine.network, subject)?;
         pin(load)?;
         Ok(Self {
             proxy,
@@ -66,6 +69,7 @@ impl<'a> Site<'a> {
             connected: 0,
             machine,
             plan,
+            client: plan.tls.map(Tls::client).transpose()?,
         })
     }
 
@@ -77,6 +81,22 @@ impl<'a> Site<'a> {
     /// It and its children.
     pub fn pids(&self) -> io::Result<Vec<u32>> {
         self.proxy.pids()
+    }
+
+    /// What all connections with TLS have in common.
+    pub fn client(&self) -> Option<&Client> {
+        self.client.as_ref()
+    }
+
+    /// Fails if handshakes were not what this run is about.
+    pub fn judge(&self, clients: usize, tally: &Tally) -> io::Result<()> {
+        self.plan.tls.map_or(Ok(()), |tls| tls.judge(clients, tally))
+    }
+
+    /// Starts a connection to the proxy, with TLS if the run has it.
+    pub fn dial(&mut self, client: usize) -> io::Result<Line> {
+        let socket = self.connect(client, Interest::Edges)?;
+        Line::new(socket, self.client.as_ref())
     }
 
     /// Starts a client's connection to the proxy, and watches it.

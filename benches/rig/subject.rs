@@ -25,10 +25,11 @@ use crate::floor;
 use crate::machine::pin;
 use crate::network::Network;
 use crate::options::Options;
+use crate::site::Plan;
 
 mod config;
 
-use config::Setup;
+use config::{Files, Setup};
 
 /// How long a proxy may take until it accepts connections.
 const STARTUP: Duration = Duration::from_secs(10);
@@ -63,9 +64,14 @@ impl Kind {
         matches!(self, Self::Haproxy | Self::HaproxySplice)
     }
 
-    /// Whether it can relay with so many threads or processes.
-    pub fn can_have(self, workers: usize) -> bool {
-        workers == 1 || self != Self::Floor
+    /// Whether it can relay with so many threads or processes, and end TLS if it must. There,
+    /// splicing is out of the question, and one HAProxy enough.
+    pub fn can_have(self, workers: usize, tls: bool) -> bool {
+        match self {
+            Self::Floor => workers == 1 && !tls,
+            Self::HaproxySplice => !tls,
+            Self::Lockgate | Self::Haproxy | Self::Nginx | Self::Envoy => true,
+        }
     }
 
     fn config(self, setup: &Setup<'_>) -> String {
@@ -187,14 +193,17 @@ impl Proxy {
     pub fn start(
         program: &Program,
         backends: &[SocketAddr],
-        workers: usize,
+        plan: &Plan<'_>,
         network: &Network,
         cores: &[usize],
     ) -> io::Result<Self> {
         let directory = tempfile::Builder::new().prefix("rig-").tempdir()?;
         let listen = network.listen()?;
         let config = directory.path().join("config.json");
-        let setup = Setup { directory: directory.path(), listen, backends, workers };
+        let tls = plan.tls.map(|tls| Files::write(directory.path(), tls)).transpose()?;
+        let workers = plan.workers;
+        let setup =
+            Setup { directory: directory.path(), listen, backends, workers, tls: tls.as_ref() };
         fs::write(&config, program.kind.config(&setup))?;
         let log = File::create(directory.path().join("log"))?;
 

@@ -5,9 +5,12 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use serde_json::json;
+
+use crate::tls::Tls;
 
 /// Debian builds nginx's stream module as a loadable one; others build it in.
 const NGINX_STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
@@ -20,11 +23,32 @@ pub struct Setup<'a> {
     pub backends: &'a [SocketAddr],
     /// Threads, or processes, that relay.
     pub workers: usize,
+    /// The listener's certificate, if it is to end TLS.
+    pub tls: Option<&'a Files>,
+}
+
+/// Where a certificate and its key are.
+pub struct Files {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+impl Files {
+    pub fn write(directory: &Path, tls: &Tls) -> io::Result<Self> {
+        // HAProxy looks for the key under this name.
+        let files = Self {
+            certificate: directory.join("certificate.pem"),
+            key: directory.join("certificate.pem.key"),
+        };
+        fs::write(&files.certificate, &tls.certificate)?;
+        fs::write(&files.key, &tls.key)?;
+        Ok(files)
+    }
 }
 
 /// One worker unless asked for more, which are left to the scheduler: the rig pins the process.
 pub fn lockgate(setup: &Setup<'_>) -> String {
-    let Setup { directory, listen, backends, workers } = setup;
+    let Setup { directory, listen, backends, workers, tls } = setup;
     let mut config = format!(
         "[runtime]\n\
          workers = {workers}\n\
@@ -38,10 +62,20 @@ pub fn lockgate(setup: &Setup<'_>) -> String {
          [[listener]]\n\
          name = \"rig\"\n\
          bind = [\"{listen}\"]\n\
-         pool = \"rig\"\n\
-         [pool.rig]\n",
+         pool = \"rig\"\n",
         directory.display()
     );
+    if let Some(Files { certificate, key }) = tls {
+        let _ = write!(
+            config,
+            "protocol = \"tls\"\n\
+             [listener.tls]\n\
+             certificates = [{{ cert = \"{}\", key = \"{}\" }}]\n",
+            certificate.display(),
+            key.display()
+        );
+    }
+    config.push_str("[pool.rig]\n");
     for backend in *backends {
         let _ = write!(config, "[[pool.rig.backend]]\naddress = \"{backend}\"\n");
     }
@@ -58,11 +92,19 @@ pub fn floor(setup: &Setup<'_>) -> String {
 }
 
 pub fn haproxy(splice: bool, setup: &Setup<'_>) -> String {
-    let Setup { listen, backends, workers, .. } = setup;
+    let Setup { listen, backends, workers, tls, .. } = setup;
     let (pipes, options) = if splice {
         ("tune.pipesize 131072\n", "option splice-request\noption splice-response\n")
     } else {
         ("", "")
+    };
+    // With neither a choice of certificates nor a key for tickets, it makes one itself.
+    let (versions, ssl) = match tls {
+        Some(Files { certificate, .. }) => (
+            "ssl-default-bind-options ssl-min-ver TLSv1.2\n",
+            format!(" ssl crt {}", certificate.display()),
+        ),
+        None => ("", String::new()),
     };
     // `strict-limits` would refuse to start where this process may not open two files per
     // connection of `maxconn`. The rig opens fewer.
@@ -72,6 +114,7 @@ pub fn haproxy(splice: bool, setup: &Setup<'_>) -> String {
          maxconn 10000\n\
          no strict-limits\n\
          {pipes}\
+         {versions}\
          defaults\n\
          mode tcp\n\
          timeout connect 5s\n\
@@ -79,7 +122,7 @@ pub fn haproxy(splice: bool, setup: &Setup<'_>) -> String {
          timeout server 1h\n\
          {options}\
          listen rig\n\
-         bind {listen}\n\
+         bind {listen}{ssl}\n\
          balance roundrobin\n"
     );
     for (index, backend) in backends.iter().enumerate() {
@@ -89,7 +132,7 @@ pub fn haproxy(splice: bool, setup: &Setup<'_>) -> String {
 }
 
 pub fn nginx(setup: &Setup<'_>) -> String {
-    let Setup { directory, listen, backends, workers } = setup;
+    let Setup { directory, listen, backends, workers, tls } = setup;
     let load = if Path::new(NGINX_STREAM_MODULE).exists() {
         format!("load_module {NGINX_STREAM_MODULE};\n")
     } else {
@@ -98,6 +141,21 @@ pub fn nginx(setup: &Setup<'_>) -> String {
     // Without a master, the process that is started is the one that works. Several workers need
     // one, and listeners of their own: otherwise one of them takes nearly all connections.
     let (master, listener) = if *workers == 1 { ("off", "") } else { ("on", " reuseport") };
+    // Its session cache would be work on top of the tickets.
+    let (ssl, certificate) = match tls {
+        Some(Files { certificate, key }) => (
+            " ssl",
+            format!(
+                "ssl_certificate {};\n\
+                 ssl_certificate_key {};\n\
+                 ssl_protocols TLSv1.2 TLSv1.3;\n\
+                 ssl_session_tickets on;\n",
+                certificate.display(),
+                key.display()
+            ),
+        ),
+        None => ("", String::new()),
+    };
     let mut config = format!(
         "{load}\
          daemon off;\n\
@@ -108,7 +166,8 @@ pub fn nginx(setup: &Setup<'_>) -> String {
          events {{ worker_connections 20000; }}\n\
          stream {{\n\
          server {{\n\
-         listen {listen} backlog=4096{listener};\n\
+         listen {listen}{ssl} backlog=4096{listener};\n\
+         {certificate}\
          proxy_pass rig;\n\
          proxy_buffer_size 128k;\n\
          proxy_connect_timeout 5s;\n\
@@ -134,6 +193,35 @@ pub fn envoy(setup: &Setup<'_>) -> String {
         .iter()
         .map(|backend| json!({"endpoint": {"address": address(backend)}}))
         .collect();
+    let mut chain = json!({"filters": [{
+        "name": "envoy.filters.network.tcp_proxy",
+        "typed_config": {
+            "@type": "type.googleapis.com/\
+                envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+            "stat_prefix": "rig",
+            "cluster": "rig",
+            "idle_timeout": "3600s",
+        },
+    }]});
+    if let Some(Files { certificate, key }) = setup.tls {
+        chain["transport_socket"] = json!({
+            "name": "envoy.transport_sockets.tls",
+            "typed_config": {
+                "@type": "type.googleapis.com/\
+                    envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+                "common_tls_context": {
+                    "tls_params": {
+                        "tls_minimum_protocol_version": "TLSv1_2",
+                        "tls_maximum_protocol_version": "TLSv1_3",
+                    },
+                    "tls_certificates": [{
+                        "certificate_chain": {"filename": certificate},
+                        "private_key": {"filename": key},
+                    }],
+                },
+            },
+        });
+    }
     const LIMIT: u32 = 1_000_000;
     let config = json!({
         "stats_config": {"stats_matcher": {"reject_all": true}},
@@ -142,16 +230,7 @@ pub fn envoy(setup: &Setup<'_>) -> String {
                 "name": "rig",
                 "address": address(&setup.listen),
                 "tcp_backlog_size": 4096,
-                "filter_chains": [{"filters": [{
-                    "name": "envoy.filters.network.tcp_proxy",
-                    "typed_config": {
-                        "@type": "type.googleapis.com/\
-                            envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-                        "stat_prefix": "rig",
-                        "cluster": "rig",
-                        "idle_timeout": "3600s",
-                    },
-                }]}],
+                "filter_chains": [chain],
             }],
             "clusters": [{
                 "name": "rig",
