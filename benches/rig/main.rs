@@ -27,6 +27,10 @@
 //! | `latency-kept`, `latency-new` | the wait for a reply at a fixed rate, on 64 connections or a new one each: its 99th percentile |
 //! | `workers1`, `workers2` | as `short`, with one or two workers; see below |
 //! | `idle` | a connection that did one round trip and is now silent: its memory, not its CPU |
+//! | `tls-full-…`, `tls12-full-…` | as `short`, with a full handshake of TLS 1.3 or 1.2, the certificate with an ECDSA (P-256) or RSA (2048 bits) key |
+//! | `tls-resumed`, `tls12-resumed` | as `short`, with a handshake that resumes a session |
+//! | `tls-bulk1`, `tls-bulk16` | as `bulk1`, with TLS 1.3 |
+//! | `tls-idle` | as `idle`, with TLS 1.3 |
 //!
 //! In the scenarios of latency, requests come by a clock (a Poisson process, the same in each run)
 //! at two fifths of the rate that a HAProxy reached just before, and each is timed from when it was
@@ -39,6 +43,16 @@
 //! nothing to do. That compares what a connection costs, with what the second worker adds to it.
 //! It does not show what two workers can do, since the load is what limits: on two cores it takes
 //! about half of what there is. The floor has one thread, and is left out with two.
+//!
+//! With TLS, the proxy ends it, and backends speak plain TCP. The client is rustls, and offers
+//! AES-128-GCM and X25519 alone (in TLS 1.2 it must offer the curve of the certificate as well), so
+//! that all proxies do the same cryptography. It counts the kinds of handshakes: a run that should
+//! resume sessions and does not fails, as does one with another group. In 1.3 each ticket is used
+//! once, and the proxy gives a new one each time; how many it gives after a full handshake is its
+//! own choice (lockgate one, OpenSSL two), and part of the cost. The client verifies signatures,
+//! but compares the certificate with the one it knows instead of verifying that. A handshake costs
+//! it about as much as the proxy, and bulk data has to be decrypted, so it can be what limits: then
+//! `busy` is below 100 %. The floor and the HAProxy that splices take no part.
 //!
 //! The client checks every reply except bulk data, and counts the connections that failed. There
 //! must be none: a proxy that drops work does not do it cheaply, and the rig exits with 1.

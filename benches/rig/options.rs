@@ -9,7 +9,7 @@ use crate::subject::Kind;
 pub const USAGE: &str = "\
 usage: cargo bench --bench rig -- [OPTIONS]
 
-  --quick              less work, fewer rounds and not all scenarios: below three minutes in all
+  --quick              less work, fewer rounds and not all scenarios: below four minutes in all
   --rounds N           rounds per scenario (default 9; with --quick 3)
   --only A,B           scenarios, or prefixes of their names: short, bulk1, bulk64, ping64, ping1k,
                        conns100, conns1k, conns9k, short9k, backends1, backends100, backends1000,

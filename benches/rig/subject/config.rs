@@ -98,10 +98,10 @@ pub fn haproxy(splice: bool, setup: &Setup<'_>) -> String {
     } else {
         ("", "")
     };
-    // With neither a choice of certificates nor a key for tickets, it makes one itself.
-    let (versions, ssl) = match tls {
+    // Its session cache stays on: it costs next to nothing. Keys for tickets it makes itself.
+    let (ending, ssl) = match tls {
         Some(Files { certificate, .. }) => (
-            "ssl-default-bind-options ssl-min-ver TLSv1.2\n",
+            "ssl-default-bind-options ssl-min-ver TLSv1.2\ntune.bufsize 65536\n",
             format!(" ssl crt {}", certificate.display()),
         ),
         None => ("", String::new()),
@@ -114,7 +114,7 @@ pub fn haproxy(splice: bool, setup: &Setup<'_>) -> String {
          maxconn 10000\n\
          no strict-limits\n\
          {pipes}\
-         {versions}\
+         {ending}\
          defaults\n\
          mode tcp\n\
          timeout connect 5s\n\
