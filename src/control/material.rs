@@ -30,9 +30,6 @@ pub(super) const LOOK: Duration = Duration::from_secs(1);
 /// days before the end.
 const SOON: Duration = Duration::from_secs(30 * 86_400);
 
-/// Longest OCSP response that is read, far longer than any.
-const LONGEST_RESPONSE: u64 = 64 << 10;
-
 /// What has been read.
 #[derive(Debug)]
 pub struct Material {
@@ -371,14 +368,10 @@ fn staple(
     certificate: Certificate,
     file: Option<&Path>,
 ) -> Result<Certificate, Box<dyn std::error::Error>> {
-    let Some(file) = file else {
-        return Ok(certificate);
-    };
-    let told = |what: String| format!("ocsp: {}: {what}", file.display());
-    let length = fs::metadata(file).map_err(|error| told(error.to_string()))?.len();
-    if length > LONGEST_RESPONSE {
-        return Err(told(format!("{length} bytes are no OCSP response")).into());
+    match file {
+        None => Ok(certificate),
+        Some(file) => {
+            certificate.stapled_from(file).map_err(|error| format!("ocsp: {error}").into())
+        }
     }
-    let response = fs::read(file).map_err(|error| told(error.to_string()))?;
-    Ok(certificate.stapled(response))
 }

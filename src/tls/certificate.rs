@@ -90,6 +90,24 @@ impl Certificate {
         self
     }
 
+    /// The same, with the OCSP response in `file` (DER, RFC 6960) stapled to it, if that is about this
+    /// certificate. An empty file is none.
+    pub fn stapled_from(self, file: &Path) -> Result<Self, FileError> {
+        let response = pem::read(file)?;
+        if response.is_empty() {
+            return Ok(self);
+        }
+        if !is_successful(&response) {
+            return Err(Problem::BadResponse.of(file));
+        }
+        // It names the certificate by its number.
+        let digits = self.inspected.serial.split(':').map(|digits| u8::from_str_radix(digits, 16));
+        let serial: Vec<u8> = digits.flatten().collect();
+        let about_this =
+            !serial.is_empty() && response.windows(serial.len()).any(|window| *window == *serial);
+        Ok(if about_this { self.stapled(response) } else { self })
+    }
+
     /// What kind of key it has.
     pub fn kind(&self) -> Kind {
         self.kind
@@ -144,6 +162,17 @@ impl Certificate {
     pub(super) fn certified_key(&self) -> &Arc<CertifiedKey> {
         &self.key
     }
+}
+
+/// Whether it begins as an `OCSPResponse` with the status `successful` does (RFC 6960, 4.2.1).
+fn is_successful(response: &[u8]) -> bool {
+    let body = match response {
+        [0x30, short, body @ ..] if *short < 0x80 => body,
+        [0x30, 0x81, _, body @ ..] | [0x30, 0x82, _, _, body @ ..] => body,
+        [0x30, 0x83, _, _, _, body @ ..] => body,
+        _ => return false,
+    };
+    body.starts_with(&[0x0a, 1, 0])
 }
 
 impl fmt::Debug for Certificate {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustls::pki_types::pem::{self, PemObject};
@@ -40,6 +41,9 @@ pub enum Problem {
     /// A revocation list in it cannot be understood.
     #[error("the revocation list cannot be understood: {0}")]
     BadRevocationList(String),
+    /// It is no answer of an OCSP responder that says how a certificate is.
+    #[error("no OCSP response in DER, or one that only tells of an error")]
+    BadResponse,
     /// It has no certificate.
     #[error("no certificate in it")]
     NoCertificate,
@@ -82,10 +86,20 @@ impl Problem {
 /// The bytes of `file`.
 pub(super) fn read(file: &Path) -> Result<Vec<u8>, FileError> {
     let mut bytes = Vec::new();
-    File::open(file)
+    open(file)
         .and_then(|open| open.take(MAX_FILE_LEN).read_to_end(&mut bytes))
         .map_err(|error| Problem::Unreadable(error).of(file))?;
     Ok(bytes)
+}
+
+/// Opens an ordinary file: a pipe would be waited for, and with it everything else.
+fn open(file: &Path) -> io::Result<File> {
+    let open = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(file)?;
+    match open.metadata()?.file_type() {
+        kind if kind.is_file() => Ok(open),
+        kind if kind.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "not an ordinary file")),
+    }
 }
 
 /// All certificates in `file`: at least one.

@@ -322,6 +322,10 @@ impl Side for Tls<'_> {
                 Ok(0) => return Ok(Received { bytes: 0, then: Then::End }),
                 Ok(bytes) => return Ok(Received { bytes, then: Then::Unknown }),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                // It was told that nothing follows, and had nothing more to say: many leave like that.
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof && self.session.closing => {
+                    return Ok(Received { bytes: 0, then: Then::End });
+                }
                 // The socket ended before the stream did: it may have been cut (RFC 8446, 6.1).
                 Err(error) => return Err(error),
             }

@@ -292,22 +292,35 @@ fn one_of_several_is_renewed() {
     });
 }
 
+/// As much of an OCSP response as a gateway looks at: its status, and the number of a certificate.
+fn ocsp_response(serial: u64, padding: &[u8]) -> Vec<u8> {
+    let digits = serial.to_be_bytes();
+    let digits = &digits[digits.iter().position(|&byte| byte != 0).unwrap()..];
+    let body = [&[0x0a, 1, 0], digits, padding].concat();
+    [&[0x30, u8::try_from(body.len()).unwrap()], &*body].concat()
+}
+
 #[test]
 fn a_stapled_response_is_read_again() {
     let (authority, server, store) = (Authority::new("a"), Server::named("s"), Store::new());
-    let files = store.put("site", &authority.issue(&[NAME]));
-    // What is in it is the authority's business, and the client's.
-    let response = store.file("ocsp.der", b"first");
+    let issued = authority.issue(&[NAME]);
+    let (serial, files) = (issued.serial, store.put("site", &issued));
+    // Whether it is a good one is the authority's business, and the client's.
+    let (first, second) = (ocsp_response(serial, b"1st"), ocsp_response(serial, b"2nd"));
+    let response = store.file("ocsp.der", &first);
     let address = unused_address();
     let lines = format!("ocsp = {response:?}");
     let config = Config::new(address).tls(&[&files], &lines).backend(&server, "");
-    let _gateway = Gateway::start(config);
+    let gateway = Gateway::start(config);
     let (client, responses) = asking_for_ocsp();
     let stapled = || {
         visit_tls(&client, NAME, address).unwrap();
         responses.try_recv().unwrap()
     };
-    assert_eq!(stapled(), b"first");
-    store.file("ocsp.der", b"the second");
-    eventually("the new response is stapled", || stapled() == b"the second");
+    assert_eq!(stapled(), first);
+    store.file("ocsp.der", b"something else");
+    eventually("what is no response is refused", || renewals(&gateway, "failed") == 1.0);
+    assert_eq!(stapled(), first);
+    store.file("ocsp.der", &second);
+    eventually("the new response is stapled", || stapled() == second);
 }
