@@ -1,38 +1,27 @@
 //! The life of a connection, from accept to its record.
 
-use std::future::poll_fn;
-use std::io;
+mod reach;
+
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use metrics::Histogram;
 
-use crate::balance::Unavailable;
-use crate::balance::maglev::hash_client;
-use crate::event_loop::{EventLoop, Interest, Watched};
-use crate::pool::{Backend, Lease, Pool, Report, Tried};
+use crate::event_loop::{Interest, Watched};
+use crate::pool::{Backend, Pool};
 use crate::proto::client_hello;
 use crate::record::{Id, Record, TlsFacts};
 use crate::redirect::{self, Challenges, Outcome};
-use crate::relay::{End, Plain, Relay, Side, Then, take_leave};
+use crate::relay::{End, Plain, Relay, Side, gather, take_leave};
 use crate::route::Asked;
 use crate::snapshot::{Listener, Protocol};
 use crate::socket::{self, ResetOnDrop};
-use crate::stats::{ConnectFailure, HandshakeFailure, Hello, Reason};
-use crate::tls::client::Client;
+use crate::stats::{HandshakeFailure, Hello, Reason};
 use crate::tls::server::Server;
 use crate::tls::session::{Hello as ReceivedHello, Refused, Session as TlsSession, Tls};
 use crate::worker::{Local, Place};
-
-/// Bytes that are read at a time of a ClientHello: most have fewer.
-const HELLO: usize = 2048;
-
-/// What a connection has tried at first.
-static NONE_TRIED: Tried = Tried::none();
 
 /// A connection that the kernel has handed out.
 #[derive(Debug)]
@@ -154,11 +143,7 @@ impl Session {
             tracing::error!(%error, "cannot watch a socket");
             return Reason::ClientReset;
         }
-        let reason = self.carry(listener, pool, &mut Plain(&client), &mut relay).await;
-        if reason == Reason::Closed {
-            reset.disarm();
-        }
-        reason
+        self.carry(listener, pool, &mut Plain(&client), &mut relay, reset).await
     }
 
     /// Ends TLS here, and relays what is within.
@@ -192,11 +177,7 @@ impl Session {
         if relay.listen(&mut client).is_err() {
             return Reason::ClientReset;
         }
-        let reason = self.carry(listener, pool, &mut client, &mut relay).await;
-        if reason == Reason::Closed {
-            reset.disarm();
-        }
-        reason
+        self.carry(listener, pool, &mut client, &mut relay, reset).await
     }
 
     /// Relays TLS as it is, to where its ClientHello wants to go.
@@ -205,28 +186,34 @@ impl Session {
             return Reason::ClientReset;
         };
         let reset = ResetOnDrop::new(&client);
-        let (mut first, mut ended) = (Vec::new(), false);
-        let deadline = self.at + listener.client_timeout;
-        let reading = read_hello(&client, &mut first, &mut ended);
-        let seen = match self.local.events.until(deadline, reading).await {
-            Some(Ok(seen)) => seen,
+        let from = self.client.ip();
+        let (mut first, mut reader) = (Vec::new(), client_hello::Reader::new());
+        let reading = gather(&client, &mut first, |bytes, ended| {
+            hear(listener, from, &reader.advance(bytes), ended)
+        });
+        let heard = match self.local.events.until(self.at + listener.client_timeout, reading).await
+        {
+            Some(Ok(heard)) => heard,
             Some(Err(_gone)) => return Reason::ClientReset,
-            None => Hello::TooSlow,
+            None => {
+                let asked = Asked { server_name: None, protocols: &[], client: from };
+                let pool = listener.route(&asked).cloned();
+                Heard { what: Hello::TooSlow, name: None, pool, ended: false }
+            }
         };
-        listener.meters.stats.of(self.local.index).hellos.of(seen as usize).add(1);
-        let Some(pool) = self.route(listener, seen, &first) else {
-            return match seen {
+        listener.meters.stats.of(self.local.index).hellos.of(heard.what as usize).add(1);
+        self.tls = heard
+            .name
+            .map(|name| Box::new(TlsFacts { server_name: Some(name), ..TlsFacts::default() }));
+        let Some(pool) = heard.pool else {
+            return match heard.what {
                 Hello::Named | Hello::Unnamed => Reason::NoRoute,
                 Hello::TooSlow => Reason::ClientTimeout,
                 _ => Reason::BadClientHello,
             };
         };
-        let mut relay = Relay::starting_with(first, ended);
-        let reason = self.carry(listener, &pool, &mut Plain(&client), &mut relay).await;
-        if reason == Reason::Closed {
-            reset.disarm();
-        }
-        reason
+        let mut relay = Relay::starting_with(first, heard.ended);
+        self.carry(listener, &pool, &mut Plain(&client), &mut relay, reset).await
     }
 
     /// Answers a request of HTTP with the way to HTTPS.
@@ -243,11 +230,7 @@ impl Session {
             Outcome::TooSlow(read, written) => (Reason::ClientTimeout, read, written),
             Outcome::Pool(pool, first, ended) => {
                 let mut relay = Relay::starting_with(first, ended);
-                let reason = self.carry(listener, &pool, &mut Plain(&client), &mut relay).await;
-                if reason == Reason::Closed {
-                    reset.disarm();
-                }
-                return reason;
+                return self.carry(listener, &pool, &mut Plain(&client), &mut relay, reset).await;
             }
         };
         reset.disarm();
@@ -256,26 +239,6 @@ impl Session {
         stats.bytes_in.add(self.bytes.0);
         stats.bytes_out.add(self.bytes.1);
         reason
-    }
-
-    /// Where a client goes that has sent `first`. What is no ClientHello is routed by its address
-    /// alone.
-    fn route(&mut self, listener: &Listener, seen: Hello, first: &[u8]) -> Option<Arc<Pool>> {
-        let parsed = match seen {
-            Hello::Named | Hello::Unnamed => client_hello::parse(first),
-            _ => client_hello::Parsed::Incomplete,
-        };
-        let (server_name, protocols) = match &parsed {
-            client_hello::Parsed::Hello(hello) => {
-                (hello.server_name(), hello.protocols().collect())
-            }
-            _ => (None, Vec::new()),
-        };
-        self.tls = server_name.map(|name| {
-            Box::new(TlsFacts { server_name: Some(name.into()), ..TlsFacts::default() })
-        });
-        let asked = Asked { server_name, protocols: &protocols, client: self.client.ip() };
-        listener.route(&asked).cloned()
     }
 
     /// The handshake with a client, and where it is to go.
@@ -336,13 +299,14 @@ impl Session {
         pool: &Arc<Pool>,
         client: &mut impl Side,
         relay: &mut Relay,
+        reset_client: ResetOnDrop<'_, Watched<TcpStream>>,
     ) -> Reason {
         self.pool = Some(Arc::clone(pool));
         let (lease, backend, tls) = match self.reach(pool, client.socket(), relay).await {
             Ok(reached) => reached,
             Err(reason) => return reason,
         };
-        let reset = ResetOnDrop::new(&backend);
+        let reset_backend = ResetOnDrop::new(&backend);
         let limits = &listener.limits;
         let (events, worker) = (&self.local.events, self.local.index);
         let of_listener = listener.meters.stats.of(worker);
@@ -364,152 +328,10 @@ impl Session {
             }
         };
         if end == End::Closed {
-            reset.disarm();
+            reset_client.disarm();
+            reset_backend.disarm();
         }
         end.into()
-    }
-
-    /// Finds a backend that answers, and sends it what the client has sent first. Says why if there
-    /// is none.
-    async fn reach(
-        &mut self,
-        pool: &Arc<Pool>,
-        client: &Watched<TcpStream>,
-        relay: &mut Relay,
-    ) -> Result<(Lease, Watched<TcpStream>, Option<TlsSession>), Reason> {
-        // Few ever try a second one, and all others would carry the room for it.
-        let mut tried: Option<Box<Tried>> = None;
-        let mut connecting = Duration::ZERO;
-        loop {
-            let lease = match self
-                .lease(pool, client, tried.as_deref().unwrap_or(&NONE_TRIED))
-                .await
-            {
-                Ok(lease) => lease,
-                // Each that could be tried has been.
-                Err(Reason::NoBackend) if self.attempts > 0 => return Err(Reason::ConnectFailed),
-                Err(reason) => return Err(reason),
-            };
-            let backend = lease.backend();
-            self.backend = Some(Arc::clone(backend));
-            if self.attempts > 0 {
-                pool.stats.of(self.local.index).retries.add(1);
-            }
-            self.attempts += 1;
-            let began = Instant::now();
-            let mut connected = connect(&self.local.events, pool, backend, client, relay).await;
-            let mut tls = None;
-            if let (Ok(socket), Some(offer)) = (&connected, pool.tls.get(self.local.index)) {
-                let deadline = began + pool.connect_timeout;
-                match Box::pin(self.secure(socket, backend, offer, client, deadline)).await {
-                    Ok(session) => tls = Some(session),
-                    Err(error) => connected = Err(error),
-                }
-            }
-            let took = began.elapsed();
-            connecting += took;
-            self.connect = Some(connecting);
-            let stats = backend.stats.of(self.local.index);
-            let failure = match connected {
-                Ok(backend) => {
-                    stats.connections.add(1);
-                    pool.connect_seconds.record(took);
-                    return Ok((lease, backend, tls));
-                }
-                Err(Unconnected::Failed(failure)) => failure,
-                Err(Unconnected::Misnamed) => {
-                    stats.connect_failures.of(ConnectFailure::Tls as usize).add(1);
-                    return Err(Reason::ConnectFailed);
-                }
-                Err(Unconnected::ClientGone) => return Err(Reason::ClientReset),
-            };
-            stats.connect_failures.of(failure as usize).add(1);
-            if failure.is_backends() {
-                // The control plane may be busy; then it learns of it from the next one.
-                let _ = pool.reports.try_send(Report { backend: backend.id, failure });
-            }
-            if self.attempts > pool.retries {
-                return Err(Reason::ConnectFailed);
-            }
-            tried.get_or_insert_default().push(backend);
-        }
-    }
-
-    /// The handshake with a backend.
-    async fn secure(
-        &self,
-        socket: &Watched<TcpStream>,
-        backend: &Backend,
-        offer: &Client,
-        client: &Watched<TcpStream>,
-        deadline: Instant,
-    ) -> Result<TlsSession, Unconnected> {
-        let asked = self.tls.as_ref().and_then(|tls| tls.server_name.as_deref());
-        let handshake = async {
-            let Some(own) = &backend.peer else {
-                return Err(Refused::nameless());
-            };
-            TlsSession::connect(socket, offer, offer.peer(own, asked)).await
-        };
-        let handshake = unless_gone(client, handshake);
-        let refused = match self.local.events.until(deadline, handshake).await {
-            Some(Some(Ok(session))) => return Ok(session),
-            Some(None) => return Err(Unconnected::ClientGone),
-            Some(Some(Err(refused))) => refused,
-            None => Refused::timeout(),
-        };
-        tracing::warn!(
-            pool = &*backend.pool,
-            backend = &*backend.name,
-            reason = refused.failure.name(),
-            detail = refused.detail,
-            "TLS handshake with a backend failed"
-        );
-        Err(match refused.failure {
-            HandshakeFailure::Timeout => Unconnected::Failed(ConnectFailure::Timeout),
-            // No fault of the backend's, and no other would do better.
-            HandshakeFailure::BadCertificate | HandshakeFailure::Alert
-                if asked.is_some() && offer.asks_as_client() =>
-            {
-                Unconnected::Misnamed
-            }
-            _ => Unconnected::Failed(ConnectFailure::Tls),
-        })
-    }
-
-    async fn lease(
-        &mut self,
-        pool: &Arc<Pool>,
-        socket: &Watched<TcpStream>,
-        tried: &Tried,
-    ) -> Result<Lease, Reason> {
-        let client = hash_client(self.client.ip());
-        let entropy = self.local.entropy();
-        let patience = pool.queue_timeout.saturating_sub(self.queue);
-        // Who comes while others wait goes to the end of the queue.
-        if pool.queue.depth() == 0 || patience.is_zero() {
-            match pool.lease(client, entropy, tried) {
-                Ok(lease) => return Ok(lease),
-                Err(Unavailable::Down) => return Err(Reason::NoBackend),
-                Err(Unavailable::Full) if patience.is_zero() => return Err(Reason::QueueTimeout),
-                Err(Unavailable::Full) => {}
-            }
-        } else if !pool.has_candidate(tried) {
-            return Err(Reason::NoBackend);
-        }
-        let began = Instant::now();
-        let events = Rc::clone(&self.local.events);
-        let deadline = events.now() + patience;
-        // Boxed: few wait, and all others would carry the room for it.
-        let granted = unless_gone(socket, pool.queued(client, entropy, tried));
-        let granted = Box::pin(events.until(deadline, granted)).await;
-        self.queue += began.elapsed();
-        match granted {
-            Some(Some(Some(lease))) => Ok(lease),
-            Some(Some(None)) => Err(Reason::NoBackend),
-            Some(None) => Err(Reason::ClientReset),
-            None => Err(Reason::QueueTimeout),
-        }
     }
 }
 
@@ -556,119 +378,38 @@ fn route_of<'a>(
     listener.route(&Asked { server_name: server_name.as_deref(), protocols: &protocols, client })
 }
 
-/// Reads until it is known what comes first. All bytes are in `first`, whatever they are; `ended`
-/// if nothing follows them.
-///
-/// Fails if the client is gone.
-async fn read_hello(
-    client: &Watched<TcpStream>,
-    first: &mut Vec<u8>,
-    ended: &mut bool,
-) -> io::Result<Hello> {
-    let mut reader = client_hello::Reader::new();
-    poll_fn(|_| {
-        while client.is_readable() && !*ended {
-            let before = first.len();
-            first.resize(before + HELLO, 0);
-            let received = Plain(client).receive(&mut first[before..]);
-            let bytes = received.as_ref().map_or(0, |received| received.bytes);
-            first.truncate(before + bytes);
-            *ended = received?.then == Then::End;
-            let seen = match reader.advance(first) {
-                client_hello::Parsed::Incomplete if *ended => Hello::Cut,
-                client_hello::Parsed::Incomplete => continue,
-                client_hello::Parsed::Hello(hello) if hello.server_name().is_some() => Hello::Named,
-                client_hello::Parsed::Hello(_) => Hello::Unnamed,
-                client_hello::Parsed::Invalid(reason) => match reason {
-                    client_hello::Reason::NotTls | client_hello::Reason::Sslv2 => Hello::NotTls,
-                    client_hello::Reason::Malformed => Hello::Malformed,
-                    client_hello::Reason::TooLarge => Hello::TooLarge,
-                },
-            };
-            return Poll::Ready(Ok(seen));
-        }
-        Poll::Pending
-    })
-    .await
+/// What a client has said where a ClientHello was due, and what of it decides where it goes.
+struct Heard {
+    what: Hello,
+    name: Option<Box<str>>,
+    pool: Option<Arc<Pool>>,
+    /// Nothing follows.
+    ended: bool,
 }
 
-/// What `future` comes to; `None` if the client breaks off before.
-async fn unless_gone<F: Future>(client: &Watched<TcpStream>, future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    poll_fn(|context| {
-        if client.has_failed() {
-            return Poll::Ready(None);
+/// Judges what has been read of a client; `None` = there is too little of it yet. What is no
+/// ClientHello is routed by its address alone.
+fn hear(
+    listener: &Listener,
+    client: IpAddr,
+    parsed: &client_hello::Parsed<'_>,
+    ended: bool,
+) -> Option<Heard> {
+    use client_hello::{Parsed, Reason as Bad};
+    let (mut server_name, mut protocols) = (None, Vec::new());
+    let what = match parsed {
+        Parsed::Incomplete if ended => Hello::Cut,
+        Parsed::Incomplete => return None,
+        Parsed::Hello(hello) => {
+            (server_name, protocols) = (hello.server_name(), hello.protocols().collect());
+            if server_name.is_some() { Hello::Named } else { Hello::Unnamed }
         }
-        future.as_mut().poll(context).map(Some)
-    })
-    .await
-}
-
-/// Why there is no connection to a backend.
-enum Unconnected {
-    Failed(ConnectFailure),
-    /// The backend is not who the client asked for.
-    Misnamed,
-    /// The client has broken off meanwhile.
-    ClientGone,
-}
-
-impl From<io::Error> for Unconnected {
-    fn from(error: io::Error) -> Self {
-        Self::Failed(ConnectFailure::of(&error))
-    }
-}
-
-async fn connect(
-    events: &Rc<EventLoop>,
-    pool: &Pool,
-    backend: &Backend,
-    client: &Watched<TcpStream>,
-    relay: &mut Relay,
-) -> Result<Watched<TcpStream>, Unconnected> {
-    // A name that was never resolved has no weight and is not picked.
-    let unresolved = Unconnected::Failed(ConnectFailure::Unreachable);
-    let address = backend.address().ok_or(unresolved)?;
-    let deadline = events.now() + pool.connect_timeout;
-    // Where TLS comes first, nothing is sent before.
-    let first = if pool.tls.is_empty() { relay.first() } else { &[] };
-    let socket = events.hold(socket::connect(address, pool.source, !first.is_empty())?);
-    // Whatever it is going to send, it comes by an event.
-    socket.mark_dry();
-    if !first.is_empty() {
-        // On a quick network the handshake is over by now.
-        match socket::send(&socket, first, false) {
-            Ok(sent) => {
-                relay.sent(sent);
-                socket.watch(Interest::Read)?;
-                return Ok(socket);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    socket.watch(Interest::ReadWrite)?;
-    let connected = poll_fn(|_| {
-        if socket.is_writable() {
-            return Poll::Ready(Ok(()));
-        }
-        if client.has_failed() {
-            return Poll::Ready(Err(Unconnected::ClientGone));
-        }
-        if events.now() >= deadline {
-            return Poll::Ready(Err(Unconnected::Failed(ConnectFailure::Timeout)));
-        }
-        events.wake_at(deadline);
-        Poll::Pending
-    });
-    connected.await?;
-    // Only a socket that failed has an error to ask for.
-    if socket.has_failed()
-        && let Some(error) = socket::take_error(&socket)?
-    {
-        return Err(error.into());
-    }
-    Ok(socket)
+        Parsed::Invalid(Bad::NotTls | Bad::Sslv2) => Hello::NotTls,
+        Parsed::Invalid(Bad::Malformed) => Hello::Malformed,
+        Parsed::Invalid(Bad::TooLarge) => Hello::TooLarge,
+    };
+    let pool = listener.route(&Asked { server_name, protocols: &protocols, client }).cloned();
+    Some(Heard { what, name: server_name.map(Into::into), pool, ended })
 }
 
 #[cfg(test)]

@@ -16,10 +16,7 @@ use std::time::Duration;
 use crate::event_loop::{EventLoop, Watched};
 use crate::pool::Pool;
 use crate::proto::http_head::{self, Head, Parsed, Refusal};
-use crate::relay::{Plain, Side, Then, take_leave};
-
-/// Bytes that are read at a time.
-const CHUNK: usize = 2048;
+use crate::relay::{Plain, Side, gather, take_leave};
 
 /// A key authorization has some 90 bytes (RFC 8555, 8.1).
 const LONGEST_ANSWER: u64 = 4096;
@@ -49,6 +46,14 @@ pub enum Outcome {
     Gone,
 }
 
+/// What is to be done about a request.
+enum Decision {
+    Reply(Reply),
+    /// It is this pool's; whether nothing follows.
+    Pool(Arc<Pool>, bool),
+    Nothing,
+}
+
 /// Reads a request and answers it. The head must be there by `deadline`.
 pub async fn serve(
     events: &EventLoop,
@@ -56,26 +61,25 @@ pub async fn serve(
     challenges: Option<&Challenges>,
     deadline: std::time::Instant,
 ) -> Outcome {
-    let (mut buffer, mut ended) = (Vec::new(), false);
-    let reading = read_head(client, &mut buffer, &mut ended);
-    let head_length = match events.until(deadline, reading).await {
-        Some(Ok(length)) => Some(length),
-        Some(Err(_gone)) => return Outcome::Gone,
-        None => None,
-    };
+    let mut buffer = Vec::new();
     let mut reader = http_head::Reader::new();
-    let reply = match (head_length, reader.advance(&buffer)) {
-        (Some(()), Parsed::Head(head)) => match (challenges, http_head::is_challenge(&head)) {
-            (Some(Challenges::Pool(pool)), true) => {
-                return Outcome::Pool(Arc::clone(pool), buffer, ended);
+    let reading = gather(client, &mut buffer, |bytes, ended| match reader.advance(bytes) {
+        Parsed::Head(head) => Some(match (challenges, http_head::is_challenge(&head)) {
+            (Some(Challenges::Pool(pool)), true) => Decision::Pool(Arc::clone(pool), ended),
+            (Some(Challenges::Directory(directory)), true) => {
+                Decision::Reply(challenge(&head, directory))
             }
-            (Some(Challenges::Directory(directory)), true) => challenge(&head, directory),
-            _ => redirect(&head),
-        },
-        (Some(()), Parsed::Refused(refusal)) => refuse(refusal),
-        // A client that ends before its request does, or that keeps it to itself.
-        (Some(()), Parsed::Incomplete) => return Outcome::Gone,
-        (None, _) => Reply::plain(408, "Request Timeout"),
+            _ => Decision::Reply(redirect(&head)),
+        }),
+        Parsed::Refused(refusal) => Some(Decision::Reply(refuse(refusal))),
+        // It has nothing more to say, and has not said what it wants.
+        Parsed::Incomplete => ended.then_some(Decision::Nothing),
+    });
+    let (reply, in_time) = match events.until(deadline, reading).await {
+        Some(Ok(Decision::Reply(reply))) => (reply, true),
+        Some(Ok(Decision::Pool(pool, ended))) => return Outcome::Pool(pool, buffer, ended),
+        Some(Ok(Decision::Nothing) | Err(_)) => return Outcome::Gone,
+        None => (Reply::plain(408, "Request Timeout"), false),
     };
     let read = buffer.len();
     let bytes = reply.bytes();
@@ -85,34 +89,10 @@ pub async fn serve(
     };
     let written = bytes.len();
     take_leave(events, client).await;
-    match head_length {
-        Some(()) => Outcome::Answered(read, written),
-        None => Outcome::TooSlow(read, written),
+    match in_time {
+        true => Outcome::Answered(read, written),
+        false => Outcome::TooSlow(read, written),
     }
-}
-
-/// Reads until a verdict can be had of what is in `buffer`, or nothing follows.
-async fn read_head(
-    client: &Watched<TcpStream>,
-    buffer: &mut Vec<u8>,
-    ended: &mut bool,
-) -> io::Result<()> {
-    let mut reader = http_head::Reader::new();
-    poll_fn(|_| {
-        while client.is_readable() && !*ended {
-            let before = buffer.len();
-            buffer.resize(before + CHUNK, 0);
-            let received = Plain(client).receive(&mut buffer[before..]);
-            let bytes = received.as_ref().map_or(0, |received| received.bytes);
-            buffer.truncate(before + bytes);
-            *ended = received?.then == Then::End;
-            if *ended || !matches!(reader.advance(buffer), Parsed::Incomplete) {
-                return Poll::Ready(Ok(()));
-            }
-        }
-        Poll::Pending
-    })
-    .await
 }
 
 async fn send(client: &Watched<TcpStream>, bytes: &[u8]) -> io::Result<()> {

@@ -18,7 +18,7 @@ use crate::event_loop::{EventLoop, Watched};
 use crate::socket;
 use flow::{Broken, Flow, Turn};
 pub use pipe::MOST as MOST_PIPES;
-pub use side::{Plain, Received, Side, Then, room, take_leave};
+pub use side::{Plain, Received, Side, Then, gather, room, take_leave};
 
 /// A connection that lasts this long gets keepalive probes towards its backend. (Towards the
 /// client it has them from the listener.) Most connections end earlier, and save the calls.
@@ -135,7 +135,7 @@ impl Relay {
             };
             if now >= active + limit {
                 // What the kernel still delivers is no silence.
-                let queued = (queued(client), queued(backend));
+                let queued = (queued(client.socket()), queued(backend.socket()));
                 if queued == unsent || queued == (0, 0) {
                     return Poll::Ready(end);
                 }
@@ -182,9 +182,9 @@ impl Relay {
     }
 }
 
-fn queued(side: &impl Side) -> u32 {
+fn queued(socket: &Watched<TcpStream>) -> u32 {
     // A socket that cannot tell has nothing to wait for.
-    socket::unsent(side.socket()).unwrap_or(0)
+    socket::unsent(socket).unwrap_or(0)
 }
 
 /// One side has broken. The end comes when the other has what was sent to it, or takes no more.
@@ -196,19 +196,12 @@ fn linger(
     unsent: &mut (u32, u32),
     active: &mut Instant,
 ) -> Poll<End> {
-    let receiver_failed = match end {
-        End::ClientReset => backend.socket().has_failed(),
-        _ => client.socket().has_failed(),
-    };
-    let left = match end {
-        End::ClientReset => queued(backend),
-        _ => queued(client),
-    };
-    let now = events.now();
+    let receiver = if end == End::ClientReset { backend.socket() } else { client.socket() };
+    let (left, now) = (queued(receiver), events.now());
     if left != unsent.0 {
         (unsent.0, *active) = (left, now);
     }
-    if left == 0 || receiver_failed || now >= *active + STUCK {
+    if left == 0 || receiver.has_failed() || now >= *active + STUCK {
         return Poll::Ready(end);
     }
     events.wake_at(now + LOOK);

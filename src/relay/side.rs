@@ -128,6 +128,33 @@ pub fn room(
     }
 }
 
+/// Bytes that are read at a time of what a client says first: most say less.
+const CHUNK: usize = 2048;
+
+/// Reads into `buffer` until `verdict` has one of all that is there; it is asked after every read,
+/// and told whether nothing follows. It must come to one then, and within bounds of its own.
+///
+/// Fails if the client is gone.
+pub async fn gather<T>(
+    client: &Watched<TcpStream>,
+    buffer: &mut Vec<u8>,
+    mut verdict: impl FnMut(&[u8], bool) -> Option<T>,
+) -> io::Result<T> {
+    poll_fn(|_| {
+        while client.is_readable() {
+            let before = buffer.len();
+            buffer.resize(before + CHUNK, 0);
+            let received = Plain(client).receive(&mut buffer[before..]);
+            buffer.truncate(before + received.as_ref().map_or(0, |received| received.bytes));
+            if let Some(verdict) = verdict(buffer, received?.then == Then::End) {
+                return Poll::Ready(Ok(verdict));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
 /// How long a client may go on sending after it was told that nobody listens: to close while its
 /// bytes are unread resets the connection, and can overtake what it was told.
 const LINGER: Duration = Duration::from_secs(1);

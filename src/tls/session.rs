@@ -7,7 +7,10 @@ use std::net::{Shutdown, TcpStream};
 use std::task::Poll;
 
 use rustls::server::{Accepted, Acceptor, ServerConnection};
-use rustls::{CertificateError, ClientConnection, Connection, Error, PeerIncompatible};
+use rustls::{
+    CertificateError, ClientConnection, Connection, Error, HandshakeKind, PeerIncompatible,
+    ProtocolVersion,
+};
 
 use super::client::{Client, PeerName};
 use super::server::Server;
@@ -213,26 +216,14 @@ impl Session {
         self.connection.alpn_protocol()
     }
 
-    /// Whether it goes on where an earlier connection left off.
-    pub fn is_resumed(&self) -> bool {
-        self.connection.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
-    }
-
     /// What the handshake counts as.
     pub fn handshake(&self) -> Handshake {
-        match (self.version(), self.is_resumed()) {
-            ("1.2", false) => Handshake::Tls12,
-            ("1.2", true) => Handshake::Tls12Resumed,
+        let resumed = self.connection.handshake_kind() == Some(HandshakeKind::Resumed);
+        match (self.connection.protocol_version(), resumed) {
+            (Some(ProtocolVersion::TLSv1_2), false) => Handshake::Tls12,
+            (Some(ProtocolVersion::TLSv1_2), true) => Handshake::Tls12Resumed,
             (_, false) => Handshake::Tls13,
             (_, true) => Handshake::Tls13Resumed,
-        }
-    }
-
-    /// `1.2` or `1.3`.
-    pub fn version(&self) -> &'static str {
-        match self.connection.protocol_version() {
-            Some(rustls::ProtocolVersion::TLSv1_2) => "1.2",
-            _ => "1.3",
         }
     }
 

@@ -1,0 +1,248 @@
+//! The way to a backend: a lease, a connection, and TLS where the pool has it.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::TcpStream;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::Session;
+use crate::balance::Unavailable;
+use crate::balance::maglev::hash_client;
+use crate::event_loop::{EventLoop, Interest, Watched};
+use crate::pool::{Backend, Lease, Pool, Report, Tried};
+use crate::relay::Relay;
+use crate::socket;
+use crate::stats::{ConnectFailure, HandshakeFailure, Reason};
+use crate::tls::client::Client;
+use crate::tls::session::{Refused, Session as TlsSession};
+
+/// What a connection has tried at first.
+static NONE_TRIED: Tried = Tried::none();
+
+impl Session {
+    /// Finds a backend that answers, and sends it what the client has sent first. Says why if there
+    /// is none.
+    pub(super) async fn reach(
+        &mut self,
+        pool: &Arc<Pool>,
+        client: &Watched<TcpStream>,
+        relay: &mut Relay,
+    ) -> Result<(Lease, Watched<TcpStream>, Option<TlsSession>), Reason> {
+        // Few ever try a second one, and all others would carry the room for it.
+        let mut tried: Option<Box<Tried>> = None;
+        let mut connecting = Duration::ZERO;
+        loop {
+            let lease = match self
+                .lease(pool, client, tried.as_deref().unwrap_or(&NONE_TRIED))
+                .await
+            {
+                Ok(lease) => lease,
+                // Each that could be tried has been.
+                Err(Reason::NoBackend) if self.attempts > 0 => return Err(Reason::ConnectFailed),
+                Err(reason) => return Err(reason),
+            };
+            let backend = lease.backend();
+            self.backend = Some(Arc::clone(backend));
+            if self.attempts > 0 {
+                pool.stats.of(self.local.index).retries.add(1);
+            }
+            self.attempts += 1;
+            let began = Instant::now();
+            let mut connected = connect(&self.local.events, pool, backend, client, relay).await;
+            let mut tls = None;
+            if let (Ok(socket), Some(offer)) = (&connected, pool.tls.get(self.local.index)) {
+                let deadline = began + pool.connect_timeout;
+                match Box::pin(self.secure(socket, backend, offer, client, deadline)).await {
+                    Ok(session) => tls = Some(session),
+                    Err(error) => connected = Err(error),
+                }
+            }
+            let took = began.elapsed();
+            connecting += took;
+            self.connect = Some(connecting);
+            let stats = backend.stats.of(self.local.index);
+            let failure = match connected {
+                Ok(backend) => {
+                    stats.connections.add(1);
+                    pool.connect_seconds.record(took);
+                    return Ok((lease, backend, tls));
+                }
+                Err(Unconnected::Failed(failure)) => failure,
+                Err(Unconnected::Misnamed) => {
+                    stats.connect_failures.of(ConnectFailure::Tls as usize).add(1);
+                    return Err(Reason::ConnectFailed);
+                }
+                Err(Unconnected::ClientGone) => return Err(Reason::ClientReset),
+            };
+            stats.connect_failures.of(failure as usize).add(1);
+            if failure.is_backends() {
+                // The control plane may be busy; then it learns of it from the next one.
+                let _ = pool.reports.try_send(Report { backend: backend.id, failure });
+            }
+            if self.attempts > pool.retries {
+                return Err(Reason::ConnectFailed);
+            }
+            tried.get_or_insert_default().push(backend);
+        }
+    }
+
+    /// The handshake with a backend.
+    async fn secure(
+        &self,
+        socket: &Watched<TcpStream>,
+        backend: &Backend,
+        offer: &Client,
+        client: &Watched<TcpStream>,
+        deadline: Instant,
+    ) -> Result<TlsSession, Unconnected> {
+        let asked = self.tls.as_ref().and_then(|tls| tls.server_name.as_deref());
+        let handshake = async {
+            let Some(own) = &backend.peer else {
+                return Err(Refused::nameless());
+            };
+            TlsSession::connect(socket, offer, offer.peer(own, asked)).await
+        };
+        let handshake = unless_gone(client, handshake);
+        let refused = match self.local.events.until(deadline, handshake).await {
+            Some(Some(Ok(session))) => return Ok(session),
+            Some(None) => return Err(Unconnected::ClientGone),
+            Some(Some(Err(refused))) => refused,
+            None => Refused::timeout(),
+        };
+        tracing::warn!(
+            pool = &*backend.pool,
+            backend = &*backend.name,
+            reason = refused.failure.name(),
+            detail = refused.detail,
+            "TLS handshake with a backend failed"
+        );
+        Err(match refused.failure {
+            HandshakeFailure::Timeout => Unconnected::Failed(ConnectFailure::Timeout),
+            // No fault of the backend's, and no other would do better.
+            HandshakeFailure::BadCertificate | HandshakeFailure::Alert
+                if asked.is_some() && offer.asks_as_client() =>
+            {
+                Unconnected::Misnamed
+            }
+            _ => Unconnected::Failed(ConnectFailure::Tls),
+        })
+    }
+
+    async fn lease(
+        &mut self,
+        pool: &Arc<Pool>,
+        socket: &Watched<TcpStream>,
+        tried: &Tried,
+    ) -> Result<Lease, Reason> {
+        let client = hash_client(self.client.ip());
+        let entropy = self.local.entropy();
+        let patience = pool.queue_timeout.saturating_sub(self.queue);
+        // Who comes while others wait goes to the end of the queue.
+        if pool.queue.depth() == 0 || patience.is_zero() {
+            match pool.lease(client, entropy, tried) {
+                Ok(lease) => return Ok(lease),
+                Err(Unavailable::Down) => return Err(Reason::NoBackend),
+                Err(Unavailable::Full) if patience.is_zero() => return Err(Reason::QueueTimeout),
+                Err(Unavailable::Full) => {}
+            }
+        } else if !pool.has_candidate(tried) {
+            return Err(Reason::NoBackend);
+        }
+        let began = Instant::now();
+        let events = Rc::clone(&self.local.events);
+        let deadline = events.now() + patience;
+        // Boxed: few wait, and all others would carry the room for it.
+        let granted = unless_gone(socket, pool.queued(client, entropy, tried));
+        let granted = Box::pin(events.until(deadline, granted)).await;
+        self.queue += began.elapsed();
+        match granted {
+            Some(Some(Some(lease))) => Ok(lease),
+            Some(Some(None)) => Err(Reason::NoBackend),
+            Some(None) => Err(Reason::ClientReset),
+            None => Err(Reason::QueueTimeout),
+        }
+    }
+}
+
+/// What `future` comes to; `None` if the client breaks off before.
+async fn unless_gone<F: Future>(client: &Watched<TcpStream>, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        if client.has_failed() {
+            return Poll::Ready(None);
+        }
+        future.as_mut().poll(context).map(Some)
+    })
+    .await
+}
+
+/// Why there is no connection to a backend.
+enum Unconnected {
+    Failed(ConnectFailure),
+    /// The backend is not who the client asked for.
+    Misnamed,
+    /// The client has broken off meanwhile.
+    ClientGone,
+}
+
+impl From<io::Error> for Unconnected {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(ConnectFailure::of(&error))
+    }
+}
+
+async fn connect(
+    events: &Rc<EventLoop>,
+    pool: &Pool,
+    backend: &Backend,
+    client: &Watched<TcpStream>,
+    relay: &mut Relay,
+) -> Result<Watched<TcpStream>, Unconnected> {
+    // A name that was never resolved has no weight and is not picked.
+    let unresolved = Unconnected::Failed(ConnectFailure::Unreachable);
+    let address = backend.address().ok_or(unresolved)?;
+    let deadline = events.now() + pool.connect_timeout;
+    // Where TLS comes first, nothing is sent before.
+    let first = if pool.tls.is_empty() { relay.first() } else { &[] };
+    let socket = events.hold(socket::connect(address, pool.source, !first.is_empty())?);
+    // Whatever it is going to send, it comes by an event.
+    socket.mark_dry();
+    if !first.is_empty() {
+        // On a quick network the handshake is over by now.
+        match socket::send(&socket, first, false) {
+            Ok(sent) => {
+                relay.sent(sent);
+                socket.watch(Interest::Read)?;
+                return Ok(socket);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    socket.watch(Interest::ReadWrite)?;
+    let connected = poll_fn(|_| {
+        if socket.is_writable() {
+            return Poll::Ready(Ok(()));
+        }
+        if client.has_failed() {
+            return Poll::Ready(Err(Unconnected::ClientGone));
+        }
+        if events.now() >= deadline {
+            return Poll::Ready(Err(Unconnected::Failed(ConnectFailure::Timeout)));
+        }
+        events.wake_at(deadline);
+        Poll::Pending
+    });
+    connected.await?;
+    // Only a socket that failed has an error to ask for.
+    if socket.has_failed()
+        && let Some(error) = socket::take_error(&socket)?
+    {
+        return Err(error.into());
+    }
+    Ok(socket)
+}
