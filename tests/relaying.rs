@@ -6,7 +6,7 @@ use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::harness::{
     Config, Ending, Gateway, Noise, PATIENCE, Server, connect, ending, eventually, free_port, held,
@@ -488,4 +488,83 @@ fn a_reset_after_fin_is_noticed_while_the_server_thinks() {
     reset(client);
     assert_eq!(gateway.record_of(source)["reason"], "client_reset");
     drop(let_go);
+}
+
+/// A splice says at the mark that there is nothing, and no event comes for what lies behind it.
+#[test]
+fn what_follows_urgent_data_in_bulk_is_not_kept_waiting() {
+    const BURSTS: usize = 8;
+    const BURST: usize = 400_000;
+    const TAIL: usize = 5_000;
+    let server = Server::with("server", |mut stream| {
+        stream.read_exact(&mut vec![0; (BURSTS + 1) * BURST + TAIL])?;
+        stream.write_all(b"all")?;
+        io::copy(&mut stream, &mut io::sink()).map(drop)
+    });
+    let (_gateway, address) = before(&server);
+
+    let mut client = connect(address).unwrap();
+    for _ in 0..BURSTS {
+        client.write_all(&[1; BURST]).unwrap();
+    }
+    client.write_all(&[2; BURST]).unwrap();
+    SockRef::from(&client).send_out_of_band(b"!").unwrap();
+    client.write_all(&[3; TAIL]).unwrap();
+    let mut answer = [0; 3];
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"all");
+}
+
+/// Connects with a small receive buffer, so that what is not read stays in the gateway's kernel.
+fn narrow(to: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(16 << 10).unwrap();
+    socket.connect(&to.into()).unwrap();
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// Reads to the end in small sips; how many bytes came, and whether the end was in order.
+fn sip(client: &mut TcpStream, size: usize) -> (usize, bool) {
+    let (mut sum, mut buffer) = (0, vec![0; size]);
+    loop {
+        match client.read(&mut buffer) {
+            Ok(0) => return (sum, true),
+            Ok(count) => sum += count,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return (sum, false),
+            Err(error) => panic!("neither FIN nor RST: {error}"),
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_client_that_reads_slowly_is_not_silent() {
+    const ALL: usize = 2 * MIB;
+    let server = Server::with("server", |mut stream| stream.write_all(&vec![7; ALL]));
+    let address = unused_address();
+    let config = Config::new(address).listener(r#"half_close_timeout = "1s""#);
+    let _gateway = Gateway::start(config.backend(&server, ""));
+    // For well above a second after the server's end.
+    assert_eq!(sip(&mut narrow(address), 16 << 10), (ALL, true));
+}
+
+#[test]
+fn what_was_delivered_before_a_reset_is_delivered() {
+    let server = Server::with("server", |mut stream| {
+        stream.write_all(&vec![7; 2 * MIB])?;
+        thread::sleep(Duration::from_millis(300));
+        reset(stream);
+        Ok(())
+    });
+    let (gateway, address) = before(&server);
+    let mut client = narrow(address);
+    let source = client.local_addr().unwrap();
+    thread::sleep(Duration::from_millis(600));
+    let (received, in_order) = sip(&mut client, 64 << 10);
+    assert!(!in_order, "a reset is passed on as a reset");
+    let record = gateway.record_of(source);
+    assert_eq!(record["reason"], "backend_reset");
+    assert_eq!(record["bytes_out"], received);
 }

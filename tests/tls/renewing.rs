@@ -324,3 +324,17 @@ fn a_stapled_response_is_read_again() {
     store.file("ocsp.der", &second);
     eventually("the new response is stapled", || stapled() == second);
 }
+
+/// To open a pipe is to wait for somebody at its other end.
+#[test]
+fn a_pipe_in_the_place_of_a_certificate_is_refused() {
+    let (authority, server, store) = (Authority::new("a"), Server::named("s"), Store::new());
+    let files = store.put("site", &authority.issue(&[NAME]));
+    let address = unused_address();
+    let gateway = Gateway::start(Config::new(address).tls(&[&files], "").backend(&server, ""));
+    std::fs::remove_file(&files.cert).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&files.cert).status().unwrap();
+    assert!(made.success());
+    eventually("it is refused", || renewals(&gateway, "failed") == 1.0);
+    gateway.await_log("not an ordinary file");
+}
