@@ -332,7 +332,7 @@ fn a_pipe_in_the_place_of_a_certificate_is_refused() {
     let files = store.put("site", &authority.issue(&[NAME]));
     let address = unused_address();
     let gateway = Gateway::start(Config::new(address).tls(&[&files], "").backend(&server, ""));
-    std::fs::remove_file(&files.cert).unwrap();
+    fs::remove_file(&files.cert).unwrap();
     let made = std::process::Command::new("mkfifo").arg(&files.cert).status().unwrap();
     assert!(made.success());
     eventually("it is refused", || renewals(&gateway, "failed") == 1.0);
