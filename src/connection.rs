@@ -157,7 +157,9 @@ impl Session {
             return Reason::ClientReset;
         };
         let reset = ResetOnDrop::new(&client);
-        let (mut tls, pool) = match self.shake_hands(listener, &client, server).await {
+        // Boxed: what a handshake holds is given back before the connection falls silent.
+        let handshake = Box::pin(self.shake_hands(listener, &client, server));
+        let (mut tls, pool) = match handshake.await {
             Ok((tls, pool, took)) => {
                 handshake_seconds.record(took);
                 (tls, pool)
