@@ -19,8 +19,9 @@ use crate::route::Asked;
 use crate::snapshot::{Listener, Protocol};
 use crate::socket::{self, ResetOnDrop};
 use crate::stats::{HandshakeFailure, Hello, Reason};
+use crate::tls::refusal::Refused;
 use crate::tls::server::Server;
-use crate::tls::session::{Hello as ReceivedHello, Refused, Session as TlsSession, Tls};
+use crate::tls::session::{Hello as ReceivedHello, ServerSession, Tls};
 use crate::worker::{Local, Place};
 
 /// A connection that the kernel has handed out.
@@ -249,7 +250,7 @@ impl Session {
         listener: &Listener,
         client: &Watched<TcpStream>,
         server: &Server,
-    ) -> Result<(TlsSession, Option<Arc<Pool>>, Duration), Reason> {
+    ) -> Result<(ServerSession, Option<Arc<Pool>>, Duration), Reason> {
         let (local, began) = (Rc::clone(&self.local), Instant::now());
         let from = self.client.ip();
         let handshake = async {
@@ -375,9 +376,8 @@ fn route_of<'a>(
     if listener.routes.is_empty() {
         return listener.pool.as_ref();
     }
-    let (server_name, protocols) = (hello.server_name(), hello.protocols());
-    let protocols: Vec<_> = protocols.iter().map(Vec::as_slice).collect();
-    listener.route(&Asked { server_name: server_name.as_deref(), protocols: &protocols, client })
+    let protocols = hello.protocols();
+    listener.route(&Asked { server_name: hello.server_name(), protocols: &protocols, client })
 }
 
 /// What a client has said where a ClientHello was due, and what of it decides where it goes.

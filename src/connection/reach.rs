@@ -18,7 +18,8 @@ use crate::relay::Relay;
 use crate::socket;
 use crate::stats::{ConnectFailure, HandshakeFailure, Reason};
 use crate::tls::client::Client;
-use crate::tls::session::{Refused, Session as TlsSession};
+use crate::tls::refusal::Refused;
+use crate::tls::session::ClientSession;
 
 /// What a connection has tried at first.
 static NONE_TRIED: Tried = Tried::none();
@@ -31,7 +32,7 @@ impl Session {
         pool: &Arc<Pool>,
         client: &Watched<TcpStream>,
         relay: &mut Relay,
-    ) -> Result<(Lease, Watched<TcpStream>, Option<TlsSession>), Reason> {
+    ) -> Result<(Lease, Watched<TcpStream>, Option<ClientSession>), Reason> {
         // Few ever try a second one, and all others would carry the room for it.
         let mut tried: Option<Box<Tried>> = None;
         let mut connecting = Duration::ZERO;
@@ -98,13 +99,13 @@ impl Session {
         offer: &Client,
         client: &Watched<TcpStream>,
         deadline: Instant,
-    ) -> Result<TlsSession, Unconnected> {
+    ) -> Result<ClientSession, Unconnected> {
         let asked = self.tls.as_ref().and_then(|tls| tls.server_name.as_deref());
         let handshake = async {
             let Some(own) = &backend.peer else {
                 return Err(Refused::nameless());
             };
-            TlsSession::connect(socket, offer, offer.peer(own, asked)).await
+            ClientSession::connect(socket, offer, offer.peer(own, asked)).await
         };
         let handshake = unless_gone(client, handshake);
         let refused = match self.local.events.until(deadline, handshake).await {

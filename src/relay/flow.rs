@@ -15,14 +15,17 @@ use super::side::{Side, Then, room};
 use crate::event_loop::Watched;
 use crate::socket;
 
-/// Size of a worker's buffer: messages up to this are cheaper to copy than to splice.
+/// Messages up to this are cheaper to copy than to splice.
 const BUFFER: usize = 16 << 10;
+
+/// Size of a worker's buffer: where nothing can be spliced, a read takes this much.
+const LARGE: usize = 32 << 10;
 
 /// Bytes that a flow moves before other tasks have their turn.
 const TURN: usize = 1 << 20;
 
 thread_local! {
-    static SHARED: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into());
+    static SHARED: RefCell<Box<[u8]>> = RefCell::new(vec![0; LARGE].into());
     static BULK_FLOWS: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -121,9 +124,10 @@ impl Flow {
     }
 
     /// Takes what the sender has sent by now, as far as a buffer goes, to be delivered later.
-    pub(super) fn hold_first(&mut self, from: &mut impl Side) -> io::Result<()> {
+    pub(super) fn hold_first<F: Side>(&mut self, from: &mut F) -> io::Result<()> {
         SHARED.with_borrow_mut(|buffer| {
-            let received = from.receive(buffer)?;
+            let size = if F::PLAIN { BUFFER } else { LARGE };
+            let received = from.receive(&mut buffer[..size])?;
             self.ended = received.then == Then::End;
             if received.bytes > 0 {
                 self.held = Held::Bytes(buffer[..received.bytes].into(), 0);
@@ -266,11 +270,12 @@ impl Flow {
 
     fn copy<F: Side, T: Side>(&mut self, from: &mut F, to: &mut T) -> Result<(), Broken> {
         SHARED.with_borrow_mut(|buffer| {
-            let received = from.receive(buffer).map_err(|_| Broken::Sender)?;
+            let size = if F::PLAIN && T::PLAIN { BUFFER } else { LARGE };
+            let received = from.receive(&mut buffer[..size]).map_err(|_| Broken::Sender)?;
             let bytes = &buffer[..received.bytes];
             self.moved(bytes.len());
             match received.then {
-                Then::Unknown if bytes.len() == BUFFER && self.bulk.is_none() => {
+                Then::Unknown if bytes.len() >= BUFFER && self.bulk.is_none() => {
                     self.bulk = Some(Bulk::begin(to.socket()));
                 }
                 Then::Unknown => {}

@@ -10,6 +10,8 @@ pub mod client;
 pub mod clock;
 pub mod inspect;
 pub mod pem;
+mod records;
+pub mod refusal;
 pub mod server;
 pub mod session;
 pub mod suites;

@@ -3,20 +3,19 @@
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use rustls::ServerConfig;
+
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
+use rustls::{Error, ServerConfig};
 
 use super::certificates::{Certificates, Resolver};
 use super::clock::Clock;
+use super::refusal::{self, Refused};
 use super::suites::Suites;
 use super::tickets::{LIFETIME_HOURS, LIFETIME_HOURS_WITH_CLIENT_CERTIFICATES, Secret, Tickets};
 use super::trust::Authorities;
-
-/// The TLS record that refuses a name that no certificate covers: fatal, `unrecognized_name`
-/// (RFC 6066, section 3). Before the server has answered, records are not encrypted.
-pub(super) const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+use crate::stats::HandshakeFailure;
 
 /// The oldest version that is spoken. There are none before 1.2, which RFC 8996 forbids.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -145,12 +144,17 @@ impl Server {
         Arc::clone(&self.config)
     }
 
-    /// What to send instead of the alert that rustls has in hand, when the handshake of a client
-    /// that asked for `name` ends with `error`: rustls calls a name that no certificate covers
-    /// `access_denied`.
-    pub(super) fn refusal(&self, error: &rustls::Error, name: Option<&str>) -> Option<[u8; 7]> {
-        let unresolved = matches!(error, rustls::Error::General(_)) && !self.admits(name);
-        unresolved.then_some(UNRECOGNIZED_NAME)
+    /// Why the handshake of a client that asked for `name` ended with `error`, and the alert for it
+    /// where rustls has a worse one: it calls a name that no certificate covers `access_denied`,
+    /// and versions that are not spoken a `handshake_failure`.
+    pub(super) fn refusal(&self, error: &Error, name: Option<&str>) -> (Refused, Option<[u8; 7]>) {
+        if matches!(error, Error::General(_)) && !self.admits(name) {
+            let refused = Refused::new(HandshakeFailure::UnknownSni, "no certificate for it");
+            return (refused, Some(refusal::UNRECOGNIZED_NAME));
+        }
+        let refused = Refused::of(error);
+        let version = refused.failure == HandshakeFailure::NoSharedVersion;
+        (refused, version.then_some(refusal::PROTOCOL_VERSION))
     }
 }
 

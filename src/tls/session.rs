@@ -1,119 +1,46 @@
 //! A TLS connection on a watched socket: its handshake, and then one side of a relay.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::future::poll_fn;
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::io::{self, ErrorKind};
 use std::net::{Shutdown, TcpStream};
 use std::task::Poll;
 
-use rustls::server::{Accepted, Acceptor, ServerConnection};
-use rustls::{
-    CertificateError, ClientConnection, Connection, Error, HandshakeKind, PeerIncompatible,
-    ProtocolVersion,
-};
+use rustls::client::UnbufferedClientConnection;
+use rustls::server::UnbufferedServerConnection;
+use rustls::{CommonState, Error, HandshakeKind, ProtocolVersion};
 
 use super::client::{Client, PeerName};
+use super::records::{Records, Stream, sealed};
+use super::refusal::{self, Refused};
 use super::server::Server;
 use super::suites::iana_name;
 use crate::event_loop::Watched;
-use crate::relay::{Plain, Received, Side, Then, room};
+use crate::proto::client_hello::{Parsed, Reader, Reason};
+use crate::relay::{Plain, Received, Side, Then, gather, room};
+use crate::socket;
 use crate::stats::{Handshake, HandshakeFailure};
 
-/// A TLS connection, without its socket.
-pub struct Session {
-    connection: Box<Connection>,
-    /// The end of what is sent has been announced.
-    closing: bool,
-}
+/// Most bytes that are taken off the wire at a time: a handshake's longest message, in parts.
+const WIRE: usize = 72 << 10;
 
-impl fmt::Debug for Session {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").field("closing", &self.closing).finish_non_exhaustive()
-    }
-}
+/// Most bytes that are sealed at a time.
+const TURN: usize = 32 << 10;
 
-/// What an error of rustls counts as.
-fn failure(error: &Error) -> HandshakeFailure {
-    match error {
-        Error::PeerIncompatible(
-            PeerIncompatible::NoCipherSuitesInCommon
-            | PeerIncompatible::NoKxGroupsInCommon
-            | PeerIncompatible::NoSignatureSchemesInCommon
-            | PeerIncompatible::NoCertificateRequestSignatureSchemesInCommon,
-        ) => HandshakeFailure::NoSharedCipher,
-        Error::PeerIncompatible(
-            PeerIncompatible::ServerDoesNotSupportTls12Or13
-            | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
-            | PeerIncompatible::Tls12NotOffered
-            | PeerIncompatible::Tls12NotOfferedOrEnabled
-            | PeerIncompatible::Tls13RequiredForQuic
-            | PeerIncompatible::SupportedVersionsExtensionRequired,
-        ) => HandshakeFailure::NoSharedVersion,
-        Error::NoApplicationProtocol => HandshakeFailure::NoSharedProtocol,
-        Error::NoCertificatesPresented
-        | Error::InvalidCertificate(_)
-        | Error::InvalidCertRevocationList(_) => HandshakeFailure::BadCertificate,
-        Error::AlertReceived(_) => HandshakeFailure::Alert,
-        _ => HandshakeFailure::Protocol,
-    }
-}
-
-/// A handshake that failed, and what can be told of it.
-#[derive(Debug)]
-pub struct Refused {
-    /// The kind.
-    pub failure: HandshakeFailure,
-    /// In words.
-    pub detail: String,
-    /// The name that the client asked for.
-    pub server_name: Option<String>,
-}
-
-impl Refused {
-    fn new(failure: HandshakeFailure, detail: impl fmt::Display) -> Self {
-        Self { failure, detail: detail.to_string(), server_name: None }
-    }
-
-    /// For a backend whose host is no name that a certificate can have.
-    pub fn nameless() -> Self {
-        Self::new(HandshakeFailure::BadCertificate, "no certificate can be for this host's name")
-    }
-
-    /// For a handshake that took too long.
-    pub fn timeout() -> Self {
-        Self::new(HandshakeFailure::Timeout, "the handshake took too long")
-    }
-
-    fn of(error: &Error) -> Self {
-        let detail = match error {
-            // The certificate's own words say more than "invalid".
-            Error::InvalidCertificate(CertificateError::Other(other)) => other.to_string(),
-            error => error.to_string(),
-        };
-        Self::new(failure(error), detail)
-    }
-
-    fn naming(self, server_name: Option<&str>) -> Self {
-        Self { server_name: server_name.map(str::to_owned), ..self }
-    }
-}
-
-impl From<io::Error> for Refused {
-    fn from(error: io::Error) -> Self {
-        Self::new(HandshakeFailure::Closed, error)
-    }
+thread_local! {
+    static INCOMING: RefCell<Box<[u8]>> = RefCell::new(vec![0; WIRE].into());
+    static SEALED: RefCell<Box<[u8]>> = RefCell::new(vec![0; sealed(TURN)].into());
 }
 
 /// A ClientHello that was received, and not answered yet: answering is what costs.
+#[derive(Debug)]
 pub struct Hello<'a> {
     socket: &'a Watched<TcpStream>,
-    accepted: Accepted,
-}
-
-impl fmt::Debug for Hello<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hello").finish_non_exhaustive()
-    }
+    /// All that has come so far.
+    bytes: Vec<u8>,
+    server_name: Option<String>,
+    protocols: Vec<Vec<u8>>,
 }
 
 impl<'a> Hello<'a> {
@@ -121,68 +48,101 @@ impl<'a> Hello<'a> {
     ///
     /// Fails if something else comes. The client has been told, as far as it listens.
     pub async fn receive(socket: &'a Watched<TcpStream>) -> Result<Self, Refused> {
-        let mut acceptor = Acceptor::default();
-        let accepted = poll_fn(|_| {
-            loop {
-                match acceptor.accept() {
-                    Ok(Some(accepted)) => return Poll::Ready(Ok(accepted)),
-                    Ok(None) => {}
-                    Err((error, mut alert)) => {
-                        tell(socket, |to| alert.write(to));
-                        return Poll::Ready(Err(Refused::of(&error)));
-                    }
-                }
-                match acceptor.read_tls(&mut Wire(socket)) {
-                    Ok(0) => return Poll::Ready(Err(closed())),
-                    Ok(_) => {}
-                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => return Poll::Pending,
-                    Err(error) => return Poll::Ready(Err(error.into())),
-                }
-            }
+        let (mut bytes, mut reader) = (Vec::new(), Reader::new());
+        let heard = gather(socket, &mut bytes, |bytes, ended| match reader.advance(bytes) {
+            Parsed::Hello(hello) => Some(Ok((
+                hello.server_name().map(str::to_owned),
+                hello.protocols().map(<[u8]>::to_vec).collect(),
+            ))),
+            Parsed::Incomplete if ended => Some(Err(None)),
+            Parsed::Incomplete => None,
+            Parsed::Invalid(reason) => Some(Err(Some(reason))),
         });
-        Ok(Self { socket, accepted: accepted.await? })
+        match heard.await? {
+            Ok((server_name, protocols)) => Ok(Self { socket, bytes, server_name, protocols }),
+            Err(None) => Err(closed()),
+            Err(Some(reason)) => {
+                let (alert, detail) = match reason {
+                    Reason::NotTls => (refusal::DECODE_ERROR, "what came is not TLS"),
+                    Reason::Sslv2 => (refusal::PROTOCOL_VERSION, "a hello of SSL 2.0"),
+                    Reason::TooLarge => (refusal::DECODE_ERROR, "a hello that is too large"),
+                    Reason::Malformed => (refusal::DECODE_ERROR, "a malformed hello"),
+                };
+                tell(socket, &alert);
+                Err(Refused::new(HandshakeFailure::Protocol, detail))
+            }
+        }
     }
 
     /// The name that it asks for, if any.
-    pub fn server_name(&self) -> Option<String> {
-        let name = self.accepted.client_hello().server_name().map(str::to_owned)?;
-        Some(name.strip_suffix('.').unwrap_or(&name).to_ascii_lowercase())
+    pub fn server_name(&self) -> Option<&str> {
+        self.server_name.as_deref()
     }
 
     /// The application protocols that it offers.
-    pub fn protocols(&self) -> Vec<Vec<u8>> {
-        let hello = self.accepted.client_hello();
-        hello.alpn().into_iter().flatten().map(<[u8]>::to_vec).collect()
+    pub fn protocols(&self) -> Vec<&[u8]> {
+        self.protocols.iter().map(Vec::as_slice).collect()
     }
 
     /// Answers it, and goes through the rest of the handshake.
     ///
     /// Fails if the two ends do not agree. The client has been told why, as far as it listens.
-    pub async fn answer(self, server: &Server) -> Result<Session, Refused> {
-        let Self { socket, accepted } = self;
-        let name = accepted.client_hello().server_name().map(str::to_owned);
-        let refused = |(error, mut alert): (Error, rustls::server::AcceptedAlert)| {
-            let refused = match server.refusal(&error, name.as_deref()) {
-                Some(alert) => {
-                    tell(socket, |to| to.write(&alert));
-                    Refused::new(HandshakeFailure::UnknownSni, "no certificate for it")
-                }
-                None => {
-                    tell(socket, |to| alert.write(to));
-                    Refused::of(&error)
-                }
-            };
-            refused.naming(name.as_deref())
+    pub async fn answer(self, server: &Server) -> Result<ServerSession, Refused> {
+        let Self { socket, mut bytes, server_name, .. } = self;
+        let connection = match UnbufferedServerConnection::new(server.config()) {
+            Ok(connection) => connection,
+            Err(error) => return Err(Refused::of(&error).naming(server_name)),
         };
-        let connection = accepted.into_connection(server.config()).map_err(refused)?;
-        let mut session = Session { connection: Box::new(connection.into()), closing: false };
-        session.shake_hands(socket).await.map_err(|refused| refused.naming(name.as_deref()))?;
-        Ok(session)
+        let mut session = Session::new(connection);
+        if let Err(error) = session.take(&mut bytes) {
+            let (refused, alert) = server.refusal(&error, server_name.as_deref());
+            match alert {
+                Some(alert) => tell(socket, &alert),
+                None => tell(socket, session.stream.outgoing()),
+            }
+            return Err(refused.naming(server_name));
+        }
+        drop(bytes);
+        match session.shake_hands(socket).await {
+            Ok(()) => Ok(session.naming(server_name)),
+            Err(refused) => Err(refused.naming(server_name)),
+        }
     }
 }
 
-impl Session {
+/// A connection to a client.
+pub type ServerSession = Session<UnbufferedServerConnection>;
+
+/// A connection to a backend.
+pub type ClientSession = Session<UnbufferedClientConnection>;
+
+/// A TLS connection, without its socket.
+///
+/// Silent, it holds the two keys and little more: bytes that come, and bytes that go, pass through
+/// buffers that all connections of a worker share.
+pub struct Session<C> {
+    stream: Stream<C>,
+    /// What the client called the server.
+    server_name: Option<String>,
+    /// Received with the end of the handshake, and not handed on yet.
+    early: Vec<u8>,
+    /// Sealed, and not taken by the socket yet.
+    unsent: Vec<u8>,
+    /// How much of it was.
+    sent: usize,
+    /// The end of what is sent has been announced.
+    closing: bool,
+    /// The peer has broken the rules, after what was received of it.
+    broken: bool,
+}
+
+impl<C> fmt::Debug for Session<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("closing", &self.closing).finish_non_exhaustive()
+    }
+}
+
+impl ClientSession {
     /// Goes through the handshake with a backend, as whom it is asked for.
     ///
     /// Fails if the two ends do not agree, or it is not who it has to be.
@@ -191,35 +151,51 @@ impl Session {
         client: &Client,
         peer: PeerName,
     ) -> Result<Self, Refused> {
-        let connection =
-            ClientConnection::new(client.config(), peer.0).map_err(|error| Refused::of(&error))?;
-        let mut session = Self { connection: Box::new(connection.into()), closing: false };
+        let connection = UnbufferedClientConnection::new(client.config(), peer.0);
+        let mut session = Self::new(connection.map_err(|error| Refused::of(&error))?);
+        // It has something to say before it has heard anything.
+        session.take(&mut []).map_err(|error| Refused::of(&error))?;
         session.shake_hands(socket).await?;
         Ok(session)
     }
+}
 
-    /// The server's side of it.
-    fn server(&self) -> Option<&ServerConnection> {
-        match &*self.connection {
-            Connection::Server(server) => Some(server),
-            Connection::Client(_) => None,
+#[expect(private_bounds, reason = "there are the two kinds above")]
+impl<C: Records> Session<C> {
+    fn new(connection: C) -> Self {
+        Self {
+            stream: Stream::new(connection),
+            server_name: None,
+            early: Vec::new(),
+            unsent: Vec::new(),
+            sent: 0,
+            closing: false,
+            broken: false,
         }
+    }
+
+    fn naming(self, server_name: Option<String>) -> Self {
+        Self { server_name, ..self }
+    }
+
+    fn common(&self) -> &CommonState {
+        self.stream.common()
     }
 
     /// The name that the client asked for.
     pub fn server_name(&self) -> Option<&str> {
-        self.server()?.server_name()
+        self.server_name.as_deref()
     }
 
     /// The application protocol that was agreed on.
     pub fn alpn(&self) -> Option<&[u8]> {
-        self.connection.alpn_protocol()
+        self.common().alpn_protocol()
     }
 
     /// What the handshake counts as.
     pub fn handshake(&self) -> Handshake {
-        let resumed = self.connection.handshake_kind() == Some(HandshakeKind::Resumed);
-        match (self.connection.protocol_version(), resumed) {
+        let resumed = self.common().handshake_kind() == Some(HandshakeKind::Resumed);
+        match (self.common().protocol_version(), resumed) {
             (Some(ProtocolVersion::TLSv1_2), false) => Handshake::Tls12,
             (Some(ProtocolVersion::TLSv1_2), true) => Handshake::Tls12Resumed,
             (_, false) => Handshake::Tls13,
@@ -229,45 +205,65 @@ impl Session {
 
     /// The cipher suite by its IANA name.
     pub fn cipher(&self) -> Option<&'static str> {
-        self.connection.negotiated_cipher_suite().and_then(|suite| iana_name(suite.suite()))
+        self.common().negotiated_cipher_suite().and_then(|suite| iana_name(suite.suite()))
     }
 
     /// Goes through the handshake, once the first message is there or to be sent.
     async fn shake_hands(&mut self, socket: &Watched<TcpStream>) -> Result<(), Refused> {
         poll_fn(|_| {
             loop {
-                // What a ClientHello was read with may hold more.
-                if let Err(error) = self.connection.process_new_packets() {
-                    tell(socket, |to| self.connection.write_tls(to));
-                    return Poll::Ready(Err(Refused::of(&error)));
-                }
-                if !self.write(socket)? {
+                if !self.flush(socket)? {
                     return Poll::Pending;
                 }
-                if !self.connection.is_handshaking() {
+                if !self.common().is_handshaking() {
                     return Poll::Ready(Ok(()));
                 }
-                match self.connection.read_tls(&mut Wire(socket)) {
-                    Ok(0) => return Poll::Ready(Err(closed())),
-                    Ok(_) => {}
-                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => return Poll::Pending,
-                    Err(error) => return Poll::Ready(Err(error.into())),
+                if !socket.is_readable() {
+                    return Poll::Pending;
+                }
+                match self.fetch(socket) {
+                    Ok(Then::Dry | Then::Unknown) => {}
+                    Ok(Then::End) => return Poll::Ready(Err(closed())),
+                    Err(Fault::Socket(error)) => return Poll::Ready(Err(error.into())),
+                    Err(Fault::Peer(error)) => {
+                        tell(socket, self.stream.outgoing());
+                        return Poll::Ready(Err(Refused::of(&error)));
+                    }
                 }
             }
         })
         .await
     }
 
+    /// Takes bytes of a handshake, and what was sent along with its end.
+    fn take(&mut self, wire: &mut [u8]) -> Result<(), Error> {
+        let early = &mut self.early;
+        self.stream.receive(wire, |bytes| early.extend_from_slice(bytes))
+    }
+
+    /// Takes what the socket has of a handshake.
+    fn fetch(&mut self, socket: &Watched<TcpStream>) -> Result<Then, Fault> {
+        let early = &mut self.early;
+        read(&mut self.stream, socket, WIRE, |bytes| early.extend_from_slice(bytes))
+    }
+
     /// Sends what is to be sent; false if there is no room for all of it.
-    fn write(&mut self, socket: &Watched<TcpStream>) -> io::Result<bool> {
-        while self.connection.wants_write() {
-            match self.connection.write_tls(&mut Wire(socket)) {
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-                Err(error) => return Err(error),
+    fn flush(&mut self, socket: &Watched<TcpStream>) -> io::Result<bool> {
+        let outgoing = self.stream.outgoing();
+        if !outgoing.is_empty() {
+            self.unsent.append(outgoing);
+            *outgoing = Vec::new();
+        }
+        while self.sent < self.unsent.len() {
+            if !socket.is_writable() {
+                return Ok(false);
+            }
+            match room(socket, || socket::send(socket, &self.unsent[self.sent..], false))? {
+                0 => return Ok(false),
+                sent => self.sent += sent,
             }
         }
+        (self.unsent, self.sent) = (Vec::new(), 0);
         Ok(true)
     }
 }
@@ -276,26 +272,71 @@ fn closed() -> Refused {
     Refused::new(HandshakeFailure::Closed, "the connection ended in the handshake")
 }
 
+/// Whose fault it is that nothing more is received.
+enum Fault {
+    Socket(io::Error),
+    Peer(Error),
+}
+
+/// Takes what the socket has, at most as much as together with what is there already makes `most`
+/// bytes.
+fn read<C: Records>(
+    stream: &mut Stream<C>,
+    socket: &Watched<TcpStream>,
+    most: usize,
+    deliver: impl FnMut(&[u8]),
+) -> Result<Then, Fault> {
+    if !socket.is_readable() {
+        return Ok(Then::Dry);
+    }
+    INCOMING.with_borrow_mut(|wire| {
+        let partial = stream.partial().len();
+        let Some(free) = wire.get_mut(partial..most).filter(|free| !free.is_empty()) else {
+            return Err(Fault::Peer(Error::General("a message that is too large".into())));
+        };
+        let received = Plain(socket).receive(free).map_err(Fault::Socket)?;
+        if received.bytes == 0 {
+            return Ok(received.then);
+        }
+        wire[..partial].copy_from_slice(stream.partial());
+        stream.receive(&mut wire[..partial + received.bytes], deliver).map_err(Fault::Peer)?;
+        // The end of the socket is not the end of the stream: the next read tells which it was.
+        Ok(if received.then == Then::End { Then::Unknown } else { received.then })
+    })
+}
+
 /// Sends what is left to say, if there is room for it: the connection is over either way.
-fn tell<'a>(
-    socket: &'a Watched<TcpStream>,
-    write: impl FnOnce(&mut Wire<'a>) -> io::Result<usize>,
-) {
-    if let Err(error) = write(&mut Wire(socket)) {
+fn tell(socket: &Watched<TcpStream>, bytes: &[u8]) {
+    if let Err(error) = socket::send(socket, bytes, false) {
         tracing::debug!(%error, "an alert could not be sent");
     }
 }
 
 /// A session with its socket: one side of a relay.
 #[derive(Debug)]
-pub struct Tls<'a> {
+pub struct Tls<'a, C> {
     /// What the session was made on.
     pub socket: &'a Watched<TcpStream>,
     /// After its handshake.
-    pub session: &'a mut Session,
+    pub session: &'a mut Session<C>,
 }
 
-impl Side for Tls<'_> {
+#[expect(private_bounds, reason = "there are two kinds of sessions")]
+impl<C: Records> Tls<'_, C> {
+    /// What came with the end of the handshake.
+    fn receive_early(&mut self, buffer: &mut [u8]) -> Received {
+        let early = &mut self.session.early;
+        let bytes = early.len().min(buffer.len());
+        buffer[..bytes].copy_from_slice(&early[..bytes]);
+        early.drain(..bytes);
+        if early.is_empty() {
+            *early = Vec::new();
+        }
+        Received { bytes, then: Then::Unknown }
+    }
+}
+
+impl<C: Records> Side for Tls<'_, C> {
     const PLAIN: bool = false;
 
     fn socket(&self) -> &Watched<TcpStream> {
@@ -303,56 +344,72 @@ impl Side for Tls<'_> {
     }
 
     fn is_readable(&self) -> bool {
-        // A receive has always taken all that was decrypted, or says that it knows of more.
-        self.socket.is_readable() || !self.session.connection.wants_read()
+        let session = &self.session;
+        let known = !session.early.is_empty() || session.stream.has_ended() || session.broken;
+        known || self.socket.is_readable()
     }
 
     fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
-        loop {
-            match self.session.connection.reader().read(buffer) {
-                Ok(0) => return Ok(Received { bytes: 0, then: Then::End }),
-                Ok(bytes) => return Ok(Received { bytes, then: Then::Unknown }),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                // It was told that nothing follows, and had nothing more to say: many leave like that.
-                Err(error) if error.kind() == ErrorKind::UnexpectedEof && self.session.closing => {
-                    return Ok(Received { bytes: 0, then: Then::End });
-                }
-                // The socket ended before the stream did: it may have been cut (RFC 8446, 6.1).
-                Err(error) => return Err(error),
-            }
-            match self.session.connection.read_tls(&mut Wire(self.socket)) {
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    return Ok(Received { bytes: 0, then: Then::Dry });
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-            if let Err(error) = self.session.connection.process_new_packets() {
-                tell(self.socket, |to| self.session.connection.write_tls(to));
-                return Err(io::Error::new(ErrorKind::InvalidData, error));
-            }
+        if !self.session.early.is_empty() {
+            return Ok(self.receive_early(buffer));
         }
+        if self.session.broken {
+            return Err(ErrorKind::InvalidData.into());
+        }
+        let mut bytes = 0;
+        let mut then = Then::End;
+        if !self.session.stream.has_ended() {
+            // What is sealed is longer than what is in it.
+            let most = buffer.len();
+            let fetched = read(&mut self.session.stream, self.socket, most, |plain| {
+                buffer[bytes..bytes + plain.len()].copy_from_slice(plain);
+                bytes += plain.len();
+            });
+            then = match fetched {
+                Ok(then) => then,
+                Err(Fault::Socket(error)) => return Err(error),
+                Err(Fault::Peer(error)) => {
+                    tracing::debug!(%error, "a peer breaks the rules of TLS");
+                    tell(self.socket, self.session.stream.outgoing());
+                    self.session.broken = true;
+                    Then::Unknown
+                }
+            };
+            if then == Then::End && !self.session.closing {
+                // The socket ended before the stream did: it may have been cut (RFC 8446, 6.1).
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+            // Else it was told that nothing follows, and had nothing more to say: many leave so.
+        }
+        if self.session.stream.has_ended() {
+            then = Then::End;
+        }
+        Ok(Received { bytes, then })
     }
 
-    fn send(&mut self, bytes: &[u8], _more: bool) -> io::Result<usize> {
+    fn send(&mut self, bytes: &[u8], more: bool) -> io::Result<usize> {
         // One buffer at a time: what a slow receiver has not taken is all that is held for it.
-        if !self.flush()? {
+        if !self.flush()? || !self.socket.is_writable() {
             return Ok(0);
         }
-        let taken = self.session.connection.writer().write(bytes)?;
-        self.flush()?;
-        Ok(taken)
+        let taken = bytes.len().min(TURN);
+        SEALED.with_borrow_mut(|wire| {
+            let sealed = self.session.stream.seal(&bytes[..taken], wire);
+            let sealed = &wire[..sealed.map_err(io::Error::other)?];
+            let sent = room(self.socket, || socket::send(self.socket, sealed, more))?;
+            self.session.unsent.extend_from_slice(&sealed[sent..]);
+            Ok(taken)
+        })
     }
 
     fn flush(&mut self) -> io::Result<bool> {
-        self.session.write(self.socket)
+        self.session.flush(self.socket)
     }
 
     fn finish(&mut self, last: bool) -> io::Result<bool> {
         if !self.session.closing {
             self.session.closing = true;
-            self.session.connection.send_close_notify();
+            self.session.stream.close().map_err(io::Error::other)?;
         }
         if !self.flush()? {
             return Ok(false);
@@ -361,42 +418,5 @@ impl Side for Tls<'_> {
             self.socket.get_ref().shutdown(Shutdown::Write)?;
         }
         Ok(true)
-    }
-}
-
-/// A watched socket as rustls reads and writes it: straight into and out of its own buffers.
-struct Wire<'a>(&'a Watched<TcpStream>);
-
-impl Read for Wire<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if !self.0.is_readable() {
-            return Err(ErrorKind::WouldBlock.into());
-        }
-        let received = Plain(self.0).receive(buffer)?;
-        match received.then {
-            Then::Dry if received.bytes == 0 => Err(ErrorKind::WouldBlock.into()),
-            Then::Unknown if received.bytes == 0 => Err(ErrorKind::Interrupted.into()),
-            Then::Dry | Then::Unknown | Then::End => Ok(received.bytes),
-        }
-    }
-}
-
-impl Write for Wire<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.write_vectored(&[IoSlice::new(bytes)])
-    }
-
-    fn write_vectored(&mut self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
-        if !self.0.is_writable() {
-            return Err(ErrorKind::WouldBlock.into());
-        }
-        match room(self.0, || self.0.get_ref().write_vectored(bytes))? {
-            0 => Err(ErrorKind::WouldBlock.into()),
-            written => Ok(written),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

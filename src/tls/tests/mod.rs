@@ -264,9 +264,9 @@ fn handshake_of(mut client: ClientConnection, server: &Server) -> Result<Agreed,
         }
         // As a session does.
         if let Some(error) = &failed.server
-            && let Some(refusal) = server.refusal(error, at_server.server_name())
+            && let (_, Some(alert)) = server.refusal(error, at_server.server_name())
         {
-            answer = refusal.to_vec();
+            answer = alert.to_vec();
         }
         let mut read = &answer[..];
         while failed.client.is_none() && !read.is_empty() {

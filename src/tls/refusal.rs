@@ -1,0 +1,92 @@
+//! Handshakes that fail: why, in words and as a kind, and what the other end is told.
+
+use std::fmt;
+use std::io;
+
+use rustls::{CertificateError, Error, PeerIncompatible};
+
+use crate::stats::HandshakeFailure;
+
+/// A fatal alert as it is sent before records are encrypted (RFC 8446, section 6).
+pub(super) const fn alert(description: u8) -> [u8; 7] {
+    [21, 3, 3, 0, 2, 2, description]
+}
+
+/// What comes is no TLS, or against its rules.
+pub(super) const DECODE_ERROR: [u8; 7] = alert(50);
+/// None of the versions that the client speaks is spoken here.
+pub(super) const PROTOCOL_VERSION: [u8; 7] = alert(70);
+/// No certificate covers the name (RFC 6066, section 3).
+pub(super) const UNRECOGNIZED_NAME: [u8; 7] = alert(112);
+
+/// What an error of rustls counts as.
+fn failure(error: &Error) -> HandshakeFailure {
+    match error {
+        Error::PeerIncompatible(
+            PeerIncompatible::NoCipherSuitesInCommon
+            | PeerIncompatible::NoKxGroupsInCommon
+            | PeerIncompatible::NoSignatureSchemesInCommon
+            | PeerIncompatible::NoCertificateRequestSignatureSchemesInCommon,
+        ) => HandshakeFailure::NoSharedCipher,
+        Error::PeerIncompatible(
+            PeerIncompatible::ServerDoesNotSupportTls12Or13
+            | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
+            | PeerIncompatible::Tls12NotOffered
+            | PeerIncompatible::Tls12NotOfferedOrEnabled
+            | PeerIncompatible::Tls13RequiredForQuic
+            | PeerIncompatible::SupportedVersionsExtensionRequired,
+        ) => HandshakeFailure::NoSharedVersion,
+        Error::NoApplicationProtocol => HandshakeFailure::NoSharedProtocol,
+        Error::NoCertificatesPresented
+        | Error::InvalidCertificate(_)
+        | Error::InvalidCertRevocationList(_) => HandshakeFailure::BadCertificate,
+        Error::AlertReceived(_) => HandshakeFailure::Alert,
+        _ => HandshakeFailure::Protocol,
+    }
+}
+
+/// A handshake that failed, and what can be told of it.
+#[derive(Debug)]
+pub struct Refused {
+    /// The kind.
+    pub failure: HandshakeFailure,
+    /// In words.
+    pub detail: String,
+    /// The name that the client asked for.
+    pub server_name: Option<String>,
+}
+
+impl Refused {
+    pub(super) fn new(failure: HandshakeFailure, detail: impl fmt::Display) -> Self {
+        Self { failure, detail: detail.to_string(), server_name: None }
+    }
+
+    /// For a backend whose host is no name that a certificate can have.
+    pub fn nameless() -> Self {
+        Self::new(HandshakeFailure::BadCertificate, "no certificate can be for this host's name")
+    }
+
+    /// For a handshake that took too long.
+    pub fn timeout() -> Self {
+        Self::new(HandshakeFailure::Timeout, "the handshake took too long")
+    }
+
+    pub(super) fn of(error: &Error) -> Self {
+        let detail = match error {
+            // The certificate's own words say more than "invalid".
+            Error::InvalidCertificate(CertificateError::Other(other)) => other.to_string(),
+            error => error.to_string(),
+        };
+        Self::new(failure(error), detail)
+    }
+
+    pub(super) fn naming(self, server_name: Option<String>) -> Self {
+        Self { server_name, ..self }
+    }
+}
+
+impl From<io::Error> for Refused {
+    fn from(error: io::Error) -> Self {
+        Self::new(HandshakeFailure::Closed, error)
+    }
+}
