@@ -279,14 +279,17 @@ impl Session {
             None => Refused::timeout(),
         };
         stats.handshake_failures.of(refused.failure as usize).add(1);
-        tracing::info!(
-            listener = &*listener.name,
-            client = %self.client,
-            server_name = refused.server_name,
-            reason = refused.failure.name(),
-            detail = refused.detail,
-            "TLS handshake failed"
-        );
+        if let Some(withheld) = local.complaints.take(local.events.now()) {
+            tracing::info!(
+                listener = &*listener.name,
+                client = %self.client,
+                server_name = refused.server_name,
+                reason = refused.failure.name(),
+                detail = refused.detail,
+                withheld = (withheld > 0).then_some(withheld),
+                "TLS handshake failed"
+            );
+        }
         let server_name = refused.server_name.map(Into::into);
         self.tls = Some(Box::new(TlsFacts { server_name, ..TlsFacts::default() }));
         Err(match refused.failure {

@@ -4,6 +4,7 @@
 //! channel: when a reader is slow its channel fills, and what no longer fits is dropped and
 //! counted. A reader of records that stops does not silence the events.
 
+use std::cell::Cell;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -177,5 +178,50 @@ impl<'a> MakeWriter<'a> for Output {
 
     fn make_writer(&'a self) -> Event<'a> {
         Event { output: self, line: Vec::new() }
+    }
+}
+
+/// So many lines a second and no more: what strangers can cause must not fill a disk.
+#[derive(Debug)]
+pub struct Ration {
+    most: u32,
+    second: Cell<Option<Instant>>,
+    left: Cell<u32>,
+    withheld: Cell<u64>,
+}
+
+impl Ration {
+    /// `most` lines a second.
+    pub fn new(most: u32) -> Self {
+        Self { most, second: Cell::new(None), left: Cell::new(0), withheld: Cell::new(0) }
+    }
+
+    /// Takes one: how many had to be withheld since the last, or `None` if this one has to.
+    pub fn take(&self, now: Instant) -> Option<u64> {
+        let is_over = |began| now.duration_since(began) >= Duration::from_secs(1);
+        if self.second.get().is_none_or(is_over) {
+            self.second.set(Some(now));
+            self.left.set(self.most);
+        }
+        let Some(left) = self.left.get().checked_sub(1) else {
+            self.withheld.set(self.withheld.get() + 1);
+            return None;
+        };
+        self.left.set(left);
+        Some(self.withheld.take())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ration_is_for_a_second_and_tells_what_it_withheld() {
+        let (ration, start) = (Ration::new(2), Instant::now());
+        let at = |millis| ration.take(start + Duration::from_millis(millis));
+        assert_eq!([at(0), at(10), at(20), at(999)], [Some(0), Some(0), None, None]);
+        assert_eq!([at(1_000), at(1_001), at(1_002)], [Some(2), Some(0), None]);
+        assert_eq!(at(5_000), Some(1));
     }
 }

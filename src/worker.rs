@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 
 use crate::connection::{Accepted, serve};
 use crate::event_loop::EventLoop;
-use crate::log::Output;
+use crate::log::{Output, Ration};
 use crate::record::{Format, Id, Record};
 use crate::snapshot::{Listener, ListenerMeters, Snapshot};
 use crate::socket;
@@ -32,6 +32,10 @@ const TICK: Duration = Duration::from_millis(100);
 /// TLS handshakes that a worker begins before others have their turn: each takes a tenth of a
 /// millisecond with an ECDSA key, and half of one with an RSA key.
 const HANDSHAKES: u32 = 4;
+
+/// Lines that a worker logs in a second of what clients do wrong; all of it is counted, and in the
+/// records.
+const COMPLAINTS: u32 = 50;
 
 /// Bytes of records that are handed over before the next tick.
 const RECORDS: usize = 64 << 10;
@@ -254,6 +258,7 @@ impl Workers {
                         sequence: Cell::new(0),
                         entropy: Cell::new(started ^ (index as u64) << 32),
                         handshakes: Cell::new((0, 0)),
+                        complaints: Ration::new(COMPLAINTS),
                     });
                     // The connections that are still open at its end leave their records.
                     if let Err(error) = events.run(work(Rc::clone(&local), inbox)) {
@@ -296,6 +301,8 @@ pub struct Local {
     entropy: Cell<u64>,
     /// Handshakes begun in a round of the loop.
     handshakes: Cell<(u64, u32)>,
+    /// Of lines on what clients do wrong.
+    pub complaints: Ration,
 }
 
 impl Local {

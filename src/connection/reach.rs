@@ -105,6 +105,7 @@ impl Session {
             let Some(own) = &backend.peer else {
                 return Err(Refused::nameless());
             };
+            self.local.turnstile().await;
             ClientSession::connect(socket, offer, offer.peer(own, asked)).await
         };
         let handshake = unless_gone(client, handshake);

@@ -1,17 +1,11 @@
-//! What TLS needs of files: read before a configuration is taken over, and the certificates of
-//! listeners again when their files change.
-//!
-//! Files are looked at, not subscribed to: a Certbot renewal switches a symbolic link, Kubernetes
-//! one that is two levels up, others rewrite a file in place, and all three change what `stat(2)`
-//! says of the path. What has changed is read when it has been the same twice in a row, so that a
-//! certificate and its key are both there.
+//! What TLS needs of files: read before a configuration is taken over, and again when they change.
 
 use std::collections::HashMap;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use super::files::Files;
 use crate::config::plan;
 use crate::tls::certificate::Certificate;
 use crate::tls::certificates::Certificates;
@@ -36,8 +30,8 @@ pub struct Material {
     /// By listener.
     held: HashMap<String, Held>,
     /// By pool.
-    clients: HashMap<String, Client>,
-    /// Certificates taken over since the start because their files changed, and refused ones.
+    clients: HashMap<String, Towards>,
+    /// What was taken over since the start because files changed, and what was refused.
     pub(super) renewals: (u64, u64),
 }
 
@@ -48,28 +42,36 @@ struct Held {
     ocsp: Option<PathBuf>,
     /// In their order.
     certificates: Vec<Kept>,
+    client_auth: Option<Believed>,
 }
 
-/// A certificate in use, and its files as they were when it was read.
+/// A certificate in use.
 #[derive(Debug)]
 struct Kept {
-    files: plan::Certificate,
     certificate: Certificate,
-    read: Stamps,
-    /// How they looked last time, if that was different.
-    seen: Option<Stamps>,
+    paths: plan::Certificate,
+    files: Files,
 }
 
-/// How files look from outside: by these, a change is noticed. `None` = not there.
-type Stamps = Vec<Option<(u64, u64, u64, i64, i64)>>;
-
-fn stamps<'a>(files: impl IntoIterator<Item = &'a Path>) -> Stamps {
-    let stamp = |file: &Path| {
-        let found = fs::metadata(file).ok()?;
-        Some((found.dev(), found.ino(), found.len(), found.mtime(), found.mtime_nsec()))
-    };
-    files.into_iter().map(stamp).collect()
+/// Whom the clients of a listener are believed to be by.
+#[derive(Debug)]
+struct Believed {
+    plan: plan::ClientAuth,
+    files: Files,
+    /// When its first revocation list is out of date, until that has been told.
+    next_update: Option<SystemTime>,
 }
+
+/// What has been read for one pool.
+#[derive(Debug)]
+struct Towards {
+    client: Client,
+    plan: plan::PoolTls,
+    files: Files,
+}
+
+/// Why something that changed is of no use.
+type Refusal = Box<dyn Error>;
 
 impl Material {
     /// Reads what the listeners of a plan need. `secret` is for tickets where the plan has none.
@@ -93,8 +95,9 @@ impl Material {
         let mut clients = HashMap::new();
         for pool in &plan.pools {
             if let Some(tls) = &pool.tls {
-                let client = client(tls).map_err(|error| format!("pool {}: {error}", pool.name))?;
-                clients.insert(pool.name.clone(), client);
+                let read = Towards::read(tls);
+                let read = read.map_err(|error| format!("pool {}: {error}", pool.name))?;
+                clients.insert(pool.name.clone(), read);
             }
         }
         Ok(Self { held, clients, renewals: (0, 0) })
@@ -102,7 +105,7 @@ impl Material {
 
     /// TLS towards the backends of a pool; `None` if it has none.
     pub fn client(&self, pool: &str) -> Option<&Client> {
-        self.clients.get(pool)
+        self.clients.get(pool).map(|towards| &towards.client)
     }
 
     /// The same, one for each worker; empty if the pool has none.
@@ -123,13 +126,26 @@ impl Material {
         })
     }
 
-    /// Takes over the certificates whose files have changed; those that are of no use are refused,
-    /// and the ones in use stay.
+    /// Takes over what has changed in files; what is of no use is refused, and what is in use
+    /// stays.
     pub(super) fn renew(&mut self, now: SystemTime) {
         for (listener, held) in &mut self.held {
             let (taken, refused) = held.renew(listener, now);
             self.renewals.0 += taken;
             self.renewals.1 += refused;
+        }
+        for (pool, towards) in &mut self.clients {
+            match towards.renew() {
+                None => {}
+                Some(Ok(())) => {
+                    self.renewals.0 += 1;
+                    tracing::info!(pool, "TLS towards its backends goes by changed files");
+                }
+                Some(Err(error)) => {
+                    self.renewals.1 += 1;
+                    tracing::error!(pool, "changed files for TLS are refused: {error}");
+                }
+            }
         }
     }
 }
@@ -173,6 +189,13 @@ pub fn inspect(plan: &plan::Plan, now: SystemTime) -> Inspection {
                 }
             }
         }
+        if let Some(auth) = &tls.client_auth
+            && let Ok((_, Some(next_update))) = client_auth(auth)
+            && next_update <= now
+        {
+            let since = humantime::format_rfc3339_seconds(next_update);
+            found.faults.push(told(&format_args!("client_crl is out of date since {since}")));
+        }
         // The rest of it: client_auth, ocsp.
         if found.faults.len() == before
             && let Ok(secret) = Secret::random()
@@ -182,7 +205,7 @@ pub fn inspect(plan: &plan::Plan, now: SystemTime) -> Inspection {
         }
     }
     for pool in &plan.pools {
-        if let Some(Err(error)) = pool.tls.as_ref().map(client) {
+        if let Some(Err(error)) = pool.tls.as_ref().map(Towards::read) {
             found.faults.push(format!("pool {}: {error}", pool.name));
         }
     }
@@ -215,12 +238,26 @@ pub fn ending_soon(plan: &plan::Plan, now: SystemTime) -> Vec<String> {
     ending
 }
 
-fn client(plan: &plan::PoolTls) -> Result<Client, Box<dyn std::error::Error>> {
+impl Towards {
+    fn read(plan: &plan::PoolTls) -> Result<Self, Refusal> {
+        let identity = plan.client_certificate.iter();
+        let identity = identity.flat_map(|files| [&files.cert, &files.key]);
+        let files = Files::new(plan.ca.iter().chain(identity).cloned().collect());
+        Ok(Self { client: Client::new(settings(plan)?)?, plan: plan.clone(), files })
+    }
+
+    /// `None` if there is nothing to be done.
+    fn renew(&mut self) -> Option<Result<(), Refusal>> {
+        self.files.have_changed().then(|| Ok(self.client.replace(settings(&self.plan)?)?))
+    }
+}
+
+fn settings(plan: &plan::PoolTls) -> Result<ClientSettings, Refusal> {
     let authorities = || match &plan.ca {
         Some(ca) => Authorities::read(ca, None),
         None => Authorities::system(),
     };
-    let settings = ClientSettings {
+    Ok(ClientSettings {
         trust: match plan.verify {
             true => Trust::Authorities(authorities()?),
             false => Trust::Anyone,
@@ -235,16 +272,45 @@ fn client(plan: &plan::PoolTls) -> Result<Client, Box<dyn std::error::Error>> {
             None => None,
         },
         clock: Clock::system(),
+    })
+}
+
+impl Believed {
+    fn read(plan: &plan::ClientAuth) -> Result<(Self, ClientAuth), Refusal> {
+        let files = Files::new([&plan.ca].into_iter().chain(&plan.crl).cloned().collect());
+        let (client_auth, next_update) = client_auth(plan)?;
+        Ok((Self { plan: plan.clone(), files, next_update }, client_auth))
+    }
+
+    /// `None` if there is nothing to be done.
+    fn renew(&mut self, server: &Server) -> Option<Result<(), Refusal>> {
+        self.files.have_changed().then(|| {
+            let (client_auth, next_update) = client_auth(&self.plan)?;
+            server.replace_client_auth(&client_auth)?;
+            self.next_update = next_update;
+            Ok(())
+        })
+    }
+
+    /// Whether a revocation list has become out of date; told once.
+    fn has_expired(&mut self, now: SystemTime) -> bool {
+        self.next_update.take_if(|next_update| *next_update <= now).is_some()
+    }
+}
+
+/// Whom to believe, and when the first revocation list will be out of date.
+fn client_auth(plan: &plan::ClientAuth) -> Result<(ClientAuth, Option<SystemTime>), Refusal> {
+    let authorities = Authorities::read(&plan.ca, plan.crl.as_deref())?;
+    let next_update = authorities.next_update();
+    let client_auth = match plan.required {
+        true => ClientAuth::Required(authorities),
+        false => ClientAuth::Optional(authorities),
     };
-    Ok(Client::new(settings)?)
+    Ok((client_auth, next_update))
 }
 
 impl Held {
-    fn read(
-        listener: &str,
-        plan: &plan::ServerTls,
-        secret: &Secret,
-    ) -> Result<Self, Box<dyn std::error::Error>> {
+    fn read(listener: &str, plan: &plan::ServerTls, secret: &Secret) -> Result<Self, Refusal> {
         let certificates = plan
             .certificates
             .iter()
@@ -256,14 +322,11 @@ impl Held {
             Some((index, error)) => format!("ciphers: {}: {error}", suites[*index]),
             None => "ciphers".to_owned(),
         })?;
-        let client_auth = match &plan.client_auth {
-            None => ClientAuth::None,
+        let (believed, client_auth) = match &plan.client_auth {
+            None => (None, ClientAuth::None),
             Some(auth) => {
-                let authorities = Authorities::read(&auth.ca, auth.crl.as_deref())?;
-                match auth.required {
-                    true => ClientAuth::Required(authorities),
-                    false => ClientAuth::Optional(authorities),
-                }
+                let (believed, client_auth) = Believed::read(auth)?;
+                (Some(believed), client_auth)
             }
         };
         let server = Server::new(ServerSettings {
@@ -280,10 +343,10 @@ impl Held {
             tickets: plan.tickets.then(|| secret.clone()),
             clock: Clock::system(),
         })?;
-        Ok(Self { server, ocsp: plan.ocsp.clone(), certificates })
+        Ok(Self { server, ocsp: plan.ocsp.clone(), certificates, client_auth: believed })
     }
 
-    /// How many certificates were taken over, and how many refused.
+    /// How much was taken over, and how much refused.
     fn renew(&mut self, listener: &str, now: SystemTime) -> (u64, u64) {
         let (mut taken, mut refused) = (0, 0);
         for kept in &mut self.certificates {
@@ -293,7 +356,7 @@ impl Held {
                     taken += 1;
                     tracing::info!(
                         listener,
-                        file = %kept.files.cert.display(),
+                        file = %kept.paths.cert.display(),
                         names = %kept.certificate.names(),
                         serial = kept.certificate.serial(),
                         not_after = %humantime::format_rfc3339_seconds(kept.certificate.not_after()),
@@ -304,7 +367,7 @@ impl Held {
                     refused += 1;
                     tracing::error!(
                         listener,
-                        file = %kept.files.cert.display(),
+                        file = %kept.paths.cert.display(),
                         serial_in_use = kept.certificate.serial(),
                         "a changed certificate is refused, the one in use stays: {error}"
                     );
@@ -317,57 +380,49 @@ impl Held {
                 tracing::error!(listener, "certificates stay as they were: {error}");
             }
         }
+        let Some(believed) = &mut self.client_auth else {
+            return (taken, refused);
+        };
+        match believed.renew(&self.server) {
+            None => {}
+            Some(Ok(())) => {
+                taken += 1;
+                tracing::info!(listener, "client_ca and client_crl were renewed");
+            }
+            Some(Err(error)) => {
+                refused += 1;
+                let what = "changed client_ca or client_crl is refused, the one in use stays";
+                tracing::error!(listener, "{what}: {error}");
+            }
+        }
+        if believed.has_expired(now) {
+            let what = "client_crl is out of date: no client is let in that it could speak of";
+            tracing::error!(listener, "{what}");
+        }
         (taken, refused)
     }
 }
 
 impl Kept {
-    fn read(
-        files: &plan::Certificate,
-        ocsp: Option<&Path>,
-    ) -> Result<Self, Box<dyn std::error::Error>> {
-        let read = stamps(paths(files, ocsp));
-        let certificate = Certificate::read(&files.cert, &files.key)?;
-        let certificate = staple(certificate, ocsp)?;
-        Ok(Self { files: files.clone(), certificate, read, seen: None })
+    fn read(paths: &plan::Certificate, ocsp: Option<&Path>) -> Result<Self, Refusal> {
+        let all = [&*paths.cert, &*paths.key].into_iter().chain(ocsp);
+        // Before they are read: a change meanwhile is seen.
+        let files = Files::new(all.map(Path::to_owned).collect());
+        let certificate = staple(Certificate::read(&paths.cert, &paths.key)?, ocsp)?;
+        Ok(Self { certificate, paths: paths.clone(), files })
     }
 
     /// `None` if there is nothing to be done.
-    fn renew(
-        &mut self,
-        ocsp: Option<&Path>,
-        now: SystemTime,
-    ) -> Option<Result<(), Box<dyn std::error::Error>>> {
-        let present = stamps(paths(&self.files, ocsp));
-        if present == self.read {
-            self.seen = None;
-            return None;
-        }
-        if self.seen.as_ref() != Some(&present) {
-            self.seen = Some(present);
-            return None;
-        }
-        // Read or refused, it is not looked at again before it changes again.
-        self.read = present;
-        self.seen = None;
-        let renewed = Certificate::load(&self.files.cert, &self.files.key, now)
-            .map_err(Into::into)
-            .and_then(|certificate| staple(certificate, ocsp));
-        Some(renewed.map(|certificate| self.certificate = certificate))
+    fn renew(&mut self, ocsp: Option<&Path>, now: SystemTime) -> Option<Result<(), Refusal>> {
+        self.files.have_changed().then(|| {
+            let renewed = Certificate::load(&self.paths.cert, &self.paths.key, now)?;
+            self.certificate = staple(renewed, ocsp)?;
+            Ok(())
+        })
     }
 }
 
-fn paths<'a>(
-    files: &'a plan::Certificate,
-    ocsp: Option<&'a Path>,
-) -> impl Iterator<Item = &'a Path> {
-    [&*files.cert, &*files.key].into_iter().chain(ocsp)
-}
-
-fn staple(
-    certificate: Certificate,
-    file: Option<&Path>,
-) -> Result<Certificate, Box<dyn std::error::Error>> {
+fn staple(certificate: Certificate, file: Option<&Path>) -> Result<Certificate, Refusal> {
     match file {
         None => Ok(certificate),
         Some(file) => {

@@ -6,6 +6,7 @@
 //! the same thread that send their events to it.
 
 mod compile;
+mod files;
 pub mod material;
 pub mod preflight;
 mod probe;

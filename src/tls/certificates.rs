@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use rustls::SignatureScheme;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use super::certificate::Certificate;
+use super::suites::Suites;
 
 /// There must be a certificate.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -57,7 +57,7 @@ impl Certificates {
     /// The certificate for a client that asks for `name` and takes any kind: an exact match, then
     /// a wildcard, then, unless `strict`, the default.
     pub fn find(&self, name: Option<&str>, strict: bool) -> Option<Arc<Certificate>> {
-        self.0.load().choose(name, strict, |_| true).cloned()
+        self.0.load().choose(name, strict, |_| Some(0)).cloned()
     }
 }
 
@@ -102,13 +102,13 @@ impl Set {
         Ok(Self { all, exact, wildcard, default })
     }
 
-    /// The first certificate for `name` that suits the client; if none does, the first for the
-    /// name, whose handshake will fail with the right reason.
+    /// The certificate for `name` that suits the client best, by the lowest rank; if none has one,
+    /// the first for the name, whose handshake will fail with the right reason.
     fn choose(
         &self,
         name: Option<&str>,
         strict: bool,
-        suits: impl Fn(&Certificate) -> bool,
+        rank: impl Fn(&Certificate) -> Option<usize>,
     ) -> Option<&Arc<Certificate>> {
         let name = name.map(canonical);
         let (exact, wildcard) = match name.as_deref() {
@@ -120,8 +120,14 @@ impl Set {
             }
         };
         let default = (exact.is_none() && wildcard.is_none() && !strict).then_some(&self.default);
-        let choices = || [exact, wildcard, default].into_iter().flatten().flatten();
-        choices().find(|certificate| suits(certificate)).or_else(|| choices().next())
+        let levels = || [exact, wildcard, default].into_iter().flatten();
+        let best = |choices: &'_ Choices| {
+            let ranked = choices.iter().enumerate();
+            let ranked = ranked.filter_map(|(index, choice)| Some((rank(choice)?, index)));
+            ranked.min().map(|(_, index)| index)
+        };
+        let chosen = levels().find_map(|choices| choices.get(best(choices)?));
+        chosen.or_else(|| levels().flatten().next())
     }
 }
 
@@ -140,20 +146,19 @@ fn canonical(name: &str) -> Cow<'_, str> {
 pub(super) struct Resolver {
     pub(super) certificates: Certificates,
     pub(super) strict: bool,
-}
-
-impl Resolver {
-    fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        let set = self.certificates.0.load();
-        let suits = |certificate: &Certificate| {
-            certificate.certified_key().key.choose_scheme(schemes).is_some()
-        };
-        set.choose(name, self.strict, suits).map(|chosen| Arc::clone(chosen.certified_key()))
-    }
+    /// Those of the listener.
+    pub(super) suites: Suites,
 }
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.choose(hello.server_name(), hello.signature_schemes())
+        let set = self.certificates.0.load();
+        let rank = |certificate: &Certificate| {
+            let key = &certificate.certified_key().key;
+            key.choose_scheme(hello.signature_schemes())?;
+            self.suites.rank(&**key, hello.cipher_suites())
+        };
+        let chosen = set.choose(hello.server_name(), self.strict, rank);
+        chosen.map(|chosen| Arc::clone(chosen.certified_key()))
     }
 }

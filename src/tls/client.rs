@@ -4,10 +4,11 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use rustls::client::Resumption;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
@@ -86,49 +87,41 @@ pub struct ClientSettings {
 }
 
 /// TLS towards a pool, ready for connections.
-#[derive(Clone, Debug)]
+///
+/// It has sessions of its own, to be resumed where backends allow it: they are behind a lock, for
+/// which workers would wait if they shared them.
+#[derive(Debug)]
 pub struct Client {
-    config: Arc<ClientConfig>,
+    /// What this one and all others for the pool do.
+    common: Arc<ArcSwap<ClientConfig>>,
+    /// The same with own sessions, and what it was made of.
+    own: ArcSwap<(Arc<ClientConfig>, Arc<ClientConfig>)>,
     ask: Ask,
 }
 
 impl Client {
-    /// TLS 1.2 and 1.3 as configured. Sessions are resumed where backends allow it.
+    /// TLS 1.2 and 1.3 as configured.
     pub fn new(settings: ClientSettings) -> Result<Self, SetupError> {
-        let provider = Suites::recommended().provider();
-        let verifier: Arc<dyn ServerCertVerifier> = match settings.trust {
-            Trust::Anyone => Arc::new(AnyCertificate(Arc::clone(&provider))),
-            Trust::Authorities(authorities) => {
-                let Authorities { roots, revoked, .. } = authorities;
-                WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
-                    .with_crls(revoked)
-                    .enforce_revocation_expiration()
-                    .build()
-                    .map_err(SetupError::refused)?
-            }
-        };
-        let builder = ClientConfig::builder_with_details(provider, Arc::new(settings.clock))
-            .with_safe_default_protocol_versions()
-            .map_err(SetupError::refused)?
-            .dangerous()
-            .with_custom_certificate_verifier(verifier);
-        let mut config = match settings.identity {
-            Some(identity) => {
-                let key = Arc::clone(identity.certified_key());
-                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key)))
-            }
-            None => builder.with_no_client_auth(),
-        };
-        config.resumption = Resumption::in_memory_sessions(SESSIONS);
-        Ok(Self { config: Arc::new(config), ask: settings.ask })
+        let config = config(settings.trust, settings.identity, settings.clock)?;
+        Ok(Self::of(Arc::new(ArcSwap::from_pointee(config)), settings.ask))
     }
 
-    /// The same, with sessions of its own: they are behind a lock, for which workers would wait
-    /// if they shared them.
+    fn of(common: Arc<ArcSwap<ClientConfig>>, ask: Ask) -> Self {
+        let own = ArcSwap::from_pointee(with_own_sessions(common.load_full()));
+        Self { common, own, ask }
+    }
+
+    /// Another one for the same pool.
     pub fn apart(&self) -> Self {
-        let mut config = ClientConfig::clone(&self.config);
-        config.resumption = Resumption::in_memory_sessions(SESSIONS);
-        Self { config: Arc::new(config), ask: self.ask.clone() }
+        Self::of(Arc::clone(&self.common), self.ask.clone())
+    }
+
+    /// Does as `settings` say from now on, and all others for the pool with it; whom to ask for
+    /// stays. Connections that are there stay.
+    pub fn replace(&self, settings: ClientSettings) -> Result<(), SetupError> {
+        let config = config(settings.trust, settings.identity, settings.clock)?;
+        self.common.store(Arc::new(config));
+        Ok(())
     }
 
     /// Whom to ask for on a connection to `backend`, whose client asked for `asked`.
@@ -150,8 +143,55 @@ impl Client {
 
     /// For a connection's handshake.
     pub(super) fn config(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.config)
+        let common = self.common.load();
+        let own = self.own.load();
+        if Arc::ptr_eq(&own.0, &common) {
+            return Arc::clone(&own.1);
+        }
+        let renewed = with_own_sessions(Arc::clone(&common));
+        let config = Arc::clone(&renewed.1);
+        self.own.store(Arc::new(renewed));
+        config
     }
+}
+
+/// `common`, and the same with sessions of its own.
+fn with_own_sessions(common: Arc<ClientConfig>) -> (Arc<ClientConfig>, Arc<ClientConfig>) {
+    let mut own = ClientConfig::clone(&common);
+    own.resumption = Resumption::in_memory_sessions(SESSIONS);
+    (common, Arc::new(own))
+}
+
+/// What rustls is told of all this.
+fn config(
+    trust: Trust,
+    identity: Option<Certificate>,
+    clock: Clock,
+) -> Result<ClientConfig, SetupError> {
+    let provider = Suites::recommended().provider();
+    let verifier: Arc<dyn ServerCertVerifier> = match trust {
+        Trust::Anyone => Arc::new(AnyCertificate(Arc::clone(&provider))),
+        Trust::Authorities(authorities) => {
+            let Authorities { roots, revoked, .. } = authorities;
+            WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
+                .with_crls(revoked)
+                .enforce_revocation_expiration()
+                .build()
+                .map_err(SetupError::refused)?
+        }
+    };
+    let builder = ClientConfig::builder_with_details(provider, Arc::new(clock))
+        .with_safe_default_protocol_versions()
+        .map_err(SetupError::refused)?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    Ok(match identity {
+        Some(identity) => {
+            let key = Arc::clone(identity.certified_key());
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key)))
+        }
+        None => builder.with_no_client_auth(),
+    })
 }
 
 /// Does the handshakes of health checks.
@@ -160,45 +200,36 @@ impl Client {
 /// probes of Kubernetes do: a check asks whether a server answers, tells it no secret, and must not
 /// fail for a name that only clients use.
 #[derive(Clone)]
-pub struct Prober {
-    connector: TlsConnector,
-    /// Whom to ask for, whatever the backend is called.
-    fixed: Option<PeerName>,
-}
+pub struct Prober(Arc<Client>);
 
 impl Prober {
     /// A prober for TLS 1.2 and 1.3.
     ///
     /// Fails if the cryptography of the build supports neither.
     pub fn new() -> Result<Self, SetupError> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .map_err(SetupError::refused)?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-            .with_no_client_auth();
-        Ok(Self { connector: TlsConnector::from(Arc::new(config)), fixed: None })
+        let settings = ClientSettings {
+            trust: Trust::Anyone,
+            ask: Ask::Backend,
+            identity: None,
+            clock: Clock::system(),
+        };
+        Ok(Self(Arc::new(Client::new(settings)?)))
     }
 
     /// One that does as the connections to a pool do.
     pub fn of(client: &Client) -> Self {
-        let fixed = match &client.ask {
-            Ask::Name(name) => Some(name.clone()),
-            // A check has no client.
-            Ask::Backend | Ask::Client => None,
-        };
-        Self { connector: TlsConnector::from(client.apart().config()), fixed }
+        Self(Arc::new(client.apart()))
     }
 
     /// Does a handshake, asking for `host` (SNI), or for no name if it is not a DNS name.
     pub async fn connect(&self, host: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        let name = match (&self.fixed, ServerName::try_from(host.to_owned())) {
-            (Some(PeerName(fixed)), _) => fixed.clone(),
-            (None, Ok(name)) => name,
-            (None, Err(_)) => ServerName::from(stream.peer_addr()?.ip()),
+        let name = match (&self.0.ask, ServerName::try_from(host.to_owned())) {
+            (Ask::Name(PeerName(fixed)), _) => fixed.clone(),
+            // A check has no client.
+            (Ask::Backend | Ask::Client, Ok(name)) => name,
+            (Ask::Backend | Ask::Client, Err(_)) => ServerName::from(stream.peer_addr()?.ip()),
         };
-        self.connector.connect(name, stream).await
+        TlsConnector::from(self.0.config()).connect(name, stream).await
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{Context, SHA256};
 
 use rustls::server::danger::ClientCertVerifier;
@@ -82,66 +83,44 @@ impl SetupError {
 /// The TLS of a listener, ready for connections.
 #[derive(Clone, Debug)]
 pub struct Server {
-    config: Arc<ServerConfig>,
-    certificates: Certificates,
-    strict_sni: bool,
+    config: Arc<ArcSwap<ServerConfig>>,
+    settings: Arc<ServerSettings>,
 }
 
 impl Server {
     /// TLS as configured.
     ///
-    /// Certificates can be replaced later; all other changes make another `Server`. Its tickets
-    /// are good on every `Server` with the same secret, listener and idea of client certificates.
+    /// Certificates, and whom clients are believed to be by, can be replaced later; all other
+    /// changes make another `Server`. Its tickets are good on every `Server` with the same secret,
+    /// listener and idea of client certificates.
     pub fn new(settings: ServerSettings) -> Result<Self, SetupError> {
-        let ServerSettings { certificates, suites, strict_sni, client_auth, clock, .. } = settings;
         if let Some(bad) = settings.alpn.iter().find(|name| !(1..=255).contains(&name.len())) {
             return Err(SetupError::BadAlpn(bad.clone()));
         }
-        let versions = match settings.min_version {
-            MinVersion::Tls12 => &[&TLS13, &TLS12][..],
-            MinVersion::Tls13 => &[&TLS13][..],
-        };
-        let provider = suites.provider();
-        let builder =
-            ServerConfig::builder_with_details(Arc::clone(&provider), Arc::new(clock.clone()))
-                .with_protocol_versions(versions)
-                .map_err(SetupError::refused)?;
-        let builder = match verifier(&client_auth, &provider)? {
-            Some(verifier) => builder.with_client_cert_verifier(verifier),
-            None => builder.with_no_client_auth(),
-        };
-        let resolver = Resolver { certificates: certificates.clone(), strict: strict_sni };
-        let mut config = builder.with_cert_resolver(Arc::new(resolver));
-        config.ignore_client_order = suites.server_decides();
-        config.alpn_protocols = settings.alpn.into_iter().map(String::into_bytes).collect();
-        // Early data can be replayed to us, and by us to a backend (RFC 8446, section 8).
-        config.max_early_data_size = 0;
-        // Sessions that the server remembers would be behind a lock, and not on the other gateway.
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
-        if let Some(secret) = settings.tickets {
-            let (policy, hours) = policy(&client_auth);
-            let tickets = Tickets::new(secret, &settings.listener, &policy, hours, clock);
-            config.ticketer = Arc::new(tickets.map_err(SetupError::refused)?);
-            // Each costs an encryption and 250 bytes, and clients seldom resume more than once.
-            config.send_tls13_tickets = 1;
-        }
-        Ok(Self { config: Arc::new(config), certificates, strict_sni })
+        let config = config(&settings, &settings.client_auth)?;
+        let config = Arc::new(ArcSwap::from_pointee(config));
+        Ok(Self { config, settings: Arc::new(settings) })
+    }
+
+    /// Believes these from now on, and asks as before. Connections that are there stay.
+    pub fn replace_client_auth(&self, client_auth: &ClientAuth) -> Result<(), SetupError> {
+        self.config.store(Arc::new(config(&self.settings, client_auth)?));
+        Ok(())
     }
 
     /// What it shows, to be replaced when files change.
     pub fn certificates(&self) -> &Certificates {
-        &self.certificates
+        &self.settings.certificates
     }
 
     /// Whether a client that asks for `name` is shown a certificate.
     pub fn admits(&self, name: Option<&str>) -> bool {
-        self.certificates.find(name, self.strict_sni).is_some()
+        self.settings.certificates.find(name, self.settings.strict_sni).is_some()
     }
 
     /// For a connection's handshake.
     pub(super) fn config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.config)
+        self.config.load_full()
     }
 
     /// Why the handshake of a client that asked for `name` ended with `error`, and the alert for it
@@ -156,6 +135,44 @@ impl Server {
         let version = refused.failure == HandshakeFailure::NoSharedVersion;
         (refused, version.then_some(refusal::PROTOCOL_VERSION))
     }
+}
+
+/// What rustls is told of all this.
+fn config(settings: &ServerSettings, client_auth: &ClientAuth) -> Result<ServerConfig, SetupError> {
+    let versions = match settings.min_version {
+        MinVersion::Tls12 => &[&TLS13, &TLS12][..],
+        MinVersion::Tls13 => &[&TLS13][..],
+    };
+    let provider = settings.suites.provider();
+    let clock = Arc::new(settings.clock.clone());
+    let builder = ServerConfig::builder_with_details(Arc::clone(&provider), clock)
+        .with_protocol_versions(versions)
+        .map_err(SetupError::refused)?;
+    let builder = match verifier(client_auth, &provider)? {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(Resolver {
+        certificates: settings.certificates.clone(),
+        strict: settings.strict_sni,
+        suites: settings.suites.clone(),
+    }));
+    config.ignore_client_order = settings.suites.server_decides();
+    config.alpn_protocols = settings.alpn.iter().map(|name| name.clone().into_bytes()).collect();
+    // Early data can be replayed to us, and by us to a backend (RFC 8446, section 8).
+    config.max_early_data_size = 0;
+    // Sessions that the server remembers would be behind a lock, and not on the other gateway.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    if let Some(secret) = settings.tickets.clone() {
+        let (policy, hours) = policy(client_auth);
+        let clock = settings.clock.clone();
+        let tickets = Tickets::new(secret, &settings.listener, &policy, hours, clock);
+        config.ticketer = Arc::new(tickets.map_err(SetupError::refused)?);
+        // Each costs an encryption and 250 bytes, and clients seldom resume more than once.
+        config.send_tls13_tickets = 1;
+    }
+    Ok(config)
 }
 
 fn verifier(

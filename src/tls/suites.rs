@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs::{self, cipher_suite as known, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
+use rustls::sign::SigningKey;
 use rustls::{CipherSuite, SupportedCipherSuite};
 
 /// A suite under its names: IANA's, OpenSSL's (for TLS 1.3 they are the same).
@@ -142,6 +143,23 @@ impl Suites {
     /// whether it has AES in hardware, and all of these suites are good.
     pub fn server_decides(&self) -> bool {
         self.chosen
+    }
+
+    /// How much `key` is to be preferred for a client that offers these suites: the lower, the
+    /// more; `None` if they have no suite for it.
+    ///
+    /// In TLS 1.3 a suite says nothing of the key. In TLS 1.2 it does, and where our order decides,
+    /// it decides between two certificates too.
+    pub(super) fn rank(&self, key: &dyn SigningKey, offered: &[CipherSuite]) -> Option<usize> {
+        let mut shared = self.suites.iter().filter(|suite| offered.contains(&suite.suite()));
+        if shared.clone().any(is_tls13) {
+            return Some(0);
+        }
+        let place = shared.position(|suite| match suite {
+            SupportedCipherSuite::Tls12(suite) => key.choose_scheme(suite.sign).is_some(),
+            SupportedCipherSuite::Tls13(_) => false,
+        })?;
+        Some(if self.chosen { place } else { 0 })
     }
 
     /// The cryptography with these suites and our groups.

@@ -160,6 +160,22 @@ fn rsa_and_ecdsa_by_what_the_client_takes() {
     await_failures(&both.gateway, "no_shared_cipher", 1);
 }
 
+#[test]
+fn the_order_of_suites_decides_between_rsa_and_ecdsa() {
+    const RSA: &str = "ECDHE-RSA-AES128-GCM-SHA256";
+    const ECDSA: &str = "ECDHE-ECDSA-AES128-GCM-SHA256";
+    for (order, shown) in
+        [(&[RSA, ECDSA][..], RSA), (&[ECDSA, RSA], ECDSA), (&[RSA], RSA), (&[ECDSA], ECDSA)]
+    {
+        let both = Both::new(&format!("ciphers = {order:?}"));
+        let output = s_client(both.address, &["-tls1_2", "-servername", NAME]);
+        assert_eq!(cipher(&output), shown, "{order:?}");
+        // It says nothing of TLS 1.3, where suites do not.
+        let visit = visit_tls(&credulous(&[&TLS13], &[]), NAME, both.address).unwrap();
+        assert!(visit.shown == both.ecdsa, "{order:?}");
+    }
+}
+
 /// The suite that `openssl s_client` has got.
 fn cipher(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stdout);

@@ -166,6 +166,37 @@ fn revoked_certificates() {
     guarded.refuses(Some(good), [AlertDescription::CertificateRevoked; 2]);
 }
 
+/// Lists of revocations come out every few days.
+#[test]
+fn lists_and_authorities_are_read_again_when_they_change() {
+    let alice = std::cell::OnceCell::new();
+    let guarded = Guarded::new("required", |authority| {
+        let _ = alice.set(authority.issue(&["alice"]));
+        Some(authority.revoke(&[]))
+    });
+    let alice = alice.get().unwrap();
+    guarded.admits(Some(alice));
+    let renewed = || guarded.gateway.metric(RENEWALS, &[("result", "ok")]);
+    let refused = || guarded.gateway.metric(RENEWALS, &[("result", "failed")]);
+
+    guarded.store.file("staff.crl", "no list");
+    eventually("it is refused", || refused() == 1.0);
+    guarded.admits(Some(alice));
+
+    guarded.store.file("staff.crl", guarded.staff.revoke(&[alice]));
+    eventually("it is read", || renewed() == 1.0);
+    guarded.refuses(Some(alice), [AlertDescription::CertificateRevoked; 2]);
+
+    let others = Authority::new("others");
+    guarded.store.file("staff.crl", others.revoke(&[]));
+    guarded.store.file("staff.pem", others.pem());
+    eventually("they are read", || renewed() == 2.0);
+    guarded.admits(Some(&others.issue(&["bob"])));
+    guarded.refuses(Some(alice), [AlertDescription::UnknownCA; 2]);
+}
+
+const RENEWALS: &str = "lockgate_tls_certificate_renewals_total";
+
 #[test]
 fn who_was_revoked_does_not_resume() {
     let alice = std::cell::OnceCell::new();
