@@ -166,6 +166,27 @@ fn we_show_a_certificate_and_resume() {
 }
 
 #[test]
+fn what_is_believed_is_replaced_for_all_who_share_it() {
+    let authority = Authority::new();
+    let server = settings(vec![authority.ecdsa(&["backend.example.com"])]);
+    let server = Server::new(server).unwrap();
+    let peer = PeerName::parse("backend.example.com").unwrap();
+    let trust = |authority: &Authority| Trust::Authorities(authority.authorities());
+    let stranger = Authority::named("Another Root");
+    let client = client(trust(&stranger), Ask::Backend, None);
+    let apart = client.apart();
+    for client in [&client, &apart] {
+        assert!(connect(client, peer.clone(), &server).is_err());
+    }
+    let clock = Clock::new(now);
+    let trust = trust(&authority);
+    apart.replace(ClientSettings { trust, ask: Ask::Backend, identity: None, clock }).unwrap();
+    for client in [&client, &apart, &client.apart()] {
+        connect(client, peer.clone(), &server).unwrap();
+    }
+}
+
+#[test]
 fn the_system_has_roots() {
     // Where it has none, the error names a file.
     match Authorities::system() {
