@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::crowd;
@@ -24,10 +25,11 @@ const HOPELESS: u64 = 1000;
 #[derive(Clone, Copy)]
 pub struct OpenLoop {
     pub bytes: usize,
-    /// Connections that stay, or that may be under way.
     pub then: Then,
-    /// Connections that stay.
+    /// Connections that stay, where they do.
     pub connections: usize,
+    /// New connections a second, beside those whose latency is measured.
+    pub storm: f64,
 }
 
 /// The arrival times of a Poisson process.
@@ -60,6 +62,33 @@ impl Arrivals {
     }
 }
 
+/// Requests of one kind: when they are due, and who is free to make them.
+struct Queue {
+    arrivals: Arrivals,
+    waiting: VecDeque<Instant>,
+    idle: VecDeque<usize>,
+    then: Then,
+}
+
+impl Queue {
+    fn new(clients: Range<usize>, per_second: f64, then: Then) -> Self {
+        let arrivals = Arrivals::new(Instant::now(), per_second);
+        Self { arrivals, waiting: VecDeque::new(), idle: clients.collect(), then }
+    }
+
+    /// A client for a request that is due, and since when it is.
+    fn next(&mut self) -> Option<(usize, Instant)> {
+        while let Some(due) = self.arrivals.due(Instant::now()) {
+            self.waiting.push_back(due);
+        }
+        if self.waiting.is_empty() {
+            return None;
+        }
+        let client = self.idle.pop_front()?;
+        Some((client, self.waiting.pop_front()?))
+    }
+}
+
 impl OpenLoop {
     /// Runs `per_second` requests until the window closes. Also returns the latencies in it, and
     /// how many connections failed.
@@ -80,35 +109,35 @@ impl OpenLoop {
         } else {
             callers.resize_with(MOST, || None);
         }
-        let mut idle: VecDeque<usize> = (0..callers.len()).collect();
+        let measured = callers.len();
+        let beside = if self.storm > 0.0 { MOST } else { 0 };
+        callers.resize_with(measured + beside, || None);
         let mut due_at = vec![Instant::now(); callers.len()];
-        let mut waiting = VecDeque::new();
         let mut done = 0;
         let mut latencies = Slices::of(requests);
         let mut ready = Vec::new();
         let mut window = Window::over(&site.pids()?, warm_up, requests)?;
-        let mut arrivals = Arrivals::new(Instant::now(), per_second);
+        let mut queues = vec![Queue::new(0..measured, per_second, self.then)];
+        if beside > 0 {
+            queues.push(Queue::new(measured..callers.len(), self.storm, Then::Reconnect));
+        }
         loop {
-            while let Some(due) = arrivals.due(Instant::now()) {
-                waiting.push_back(due);
-            }
-            while let Some(due) = waiting.pop_front() {
-                let Some(client) = idle.pop_front() else {
-                    waiting.push_front(due);
-                    break;
-                };
-                serial += 1;
-                due_at[client] = due;
-                let caller = match callers[client].take() {
-                    Some(mut caller) => {
-                        caller.begin(serial);
-                        // The reply cannot be here yet; a failure comes again when it is awaited.
-                        let _ = caller.proceed();
-                        caller
-                    }
-                    None => Caller::connect(site, client, self.bytes, serial)?,
-                };
-                callers[client] = Some(caller);
+            for queue in &mut queues {
+                while let Some((client, due)) = queue.next() {
+                    serial += 1;
+                    due_at[client] = due;
+                    let caller = match callers[client].take() {
+                        Some(mut caller) => {
+                            caller.begin(serial);
+                            // The reply cannot be here yet; a failure comes again when it is
+                            // awaited.
+                            let _ = caller.proceed();
+                            caller
+                        }
+                        None => Caller::connect(site, client, self.bytes, serial)?,
+                    };
+                    callers[client] = Some(caller);
+                }
             }
             site.turn(&mut ready)?;
             for &client in &ready {
@@ -123,11 +152,13 @@ impl OpenLoop {
                     continue;
                 }
                 let latency = due_at[client].elapsed();
-                idle.push_back(client);
-                if self.then == Then::Reconnect || reply.is_err() {
+                let queue = &mut queues[usize::from(client >= measured)];
+                queue.idle.push_back(client);
+                if queue.then == Then::Reconnect || reply.is_err() {
                     callers[client] = None;
                 }
                 match reply {
+                    Ok(_) if client >= measured => {}
                     Ok(_) => {
                         done += 1;
                         if done > warm_up {

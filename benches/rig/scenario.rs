@@ -18,7 +18,7 @@ use crate::subject::{Kind, Program};
 use crate::tls::{Key, Tls, Version};
 
 /// What `--only` chooses from, in the order in which they run.
-pub const NAMES: [&str; 26] = [
+pub const NAMES: [&str; 28] = [
     "short",
     "bulk1",
     "bulk64",
@@ -45,6 +45,8 @@ pub const NAMES: [&str; 26] = [
     "tls-bulk1",
     "tls-bulk16",
     "tls-idle",
+    "tls-calm",
+    "tls-storm",
 ];
 
 /// What is left with `--quick`.
@@ -78,6 +80,11 @@ const BACKENDS: u32 = 8;
 
 /// How much of what the reference can do at most is asked for where latency is measured.
 const MODERATE: f64 = 0.4;
+
+/// Requests a second on kept connections, and new connections a second beside them, where it is
+/// about a storm of handshakes.
+const CALM: f64 = 2000.0;
+const STORM: f64 = 2000.0;
 
 /// How often that maximum is measured.
 const CALIBRATIONS: usize = 3;
@@ -159,11 +166,18 @@ impl Scenario {
             "latency-kept" => {
                 let connections = 64;
                 let then = Then::Repeat;
-                (Load::OpenLoop(OpenLoop { bytes: SMALL, then, connections }), 20_000, 120_000)
+                let load = OpenLoop { bytes: SMALL, then, connections, storm: 0.0 };
+                (Load::OpenLoop(load), 20_000, 120_000)
+            }
+            "tls-calm" | "tls-storm" => {
+                let storm = if name == "tls-storm" { STORM } else { 0.0 };
+                let load = OpenLoop { bytes: SMALL, then: Then::Repeat, connections: 64, storm };
+                (Load::OpenLoop(load), 4000, 24_000)
             }
             "latency-new" => {
                 let (then, connections) = (Then::Reconnect, 0);
-                (Load::OpenLoop(OpenLoop { bytes: SMALL, then, connections }), 4000, 40_000)
+                let load = OpenLoop { bytes: SMALL, then, connections, storm: 0.0 };
+                (Load::OpenLoop(load), 4000, 40_000)
             }
             "idle" | "tls-idle" => (Load::Idle { connections: idle }, 100, 0),
             "tls-full-ecdsa" | "tls12-full-ecdsa" | "tls-resumed" | "tls12-resumed" => {
@@ -210,7 +224,7 @@ impl Scenario {
             },
             shares_cores: name.starts_with("workers"),
             tls: tls_of(name)?,
-            rate: 0.0,
+            rate: CALM,
         };
         scenario.what = scenario.describe();
         Ok(scenario)
@@ -229,7 +243,7 @@ impl Scenario {
             Load::Idle { connections } => {
                 format!("user memory (VmRSS) per idle connection, of {connections}")
             }
-            Load::OpenLoop(OpenLoop { bytes, then, connections }) => {
+            Load::OpenLoop(OpenLoop { bytes, then, connections, storm }) => {
                 let on = match then {
                     Then::Repeat => format!("{connections} kept connections"),
                     Then::Reconnect => "a new connection each".to_owned(),
@@ -237,7 +251,11 @@ impl Scenario {
                 format!(
                     "99th percentile of latency, {:.0} requests/s of {bytes} bytes, {on}",
                     self.rate
-                )
+                ) + &if storm > 0.0 {
+                    format!(", beside {storm:.0} new connections/s")
+                } else {
+                    String::new()
+                }
             }
         };
         if let Load::Exchange(Exchange { beside: 1.., .. }) = self.load {
@@ -265,9 +283,12 @@ impl Scenario {
 
     /// Finds the rate at which latency is measured: part of what a proxy can do.
     pub fn calibrate(&mut self, reference: &Program, machine: &Machine) -> io::Result<()> {
-        let Load::OpenLoop(OpenLoop { bytes, then, connections }) = self.load else {
+        let Load::OpenLoop(OpenLoop { bytes, then, connections, .. }) = self.load else {
             return Ok(());
         };
+        if self.tls.is_some() {
+            return Ok(());
+        }
         let clients = if then == Then::Repeat { connections } else { SHORT };
         let closed = Exchange { bytes, clients, then, beside: 0 };
         let mut capacity = 0.0_f64;
