@@ -6,6 +6,7 @@ use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::harness::{
@@ -175,6 +176,47 @@ fn bytes_before_a_reset_arrive() {
     assert_eq!(&words, b"last words");
     go.send(()).unwrap();
     assert_eq!(ending(&mut client), Ending::Reset);
+}
+
+#[test]
+fn a_reset_that_comes_together_with_bytes_is_no_end_of_them() {
+    let (go, told) = mpsc::channel();
+    let told = Mutex::new(told);
+    let (seen, endings) = mpsc::channel();
+    let server = Server::with("server", move |mut stream| {
+        stream.write_all(b"first\n")?;
+        let told = told.lock().unwrap().recv_timeout(PATIENCE);
+        let ended = if told.map_err(io::Error::other)? {
+            stream.write_all(b"last words")?;
+            reset(stream);
+            Ending::Reset
+        } else {
+            ending(&mut stream)
+        };
+        seen.send(ended).map_err(io::Error::other)
+    });
+    let (gateway, address) = before(&server);
+    for (server_breaks, reason) in [(true, "backend_reset"), (false, "client_reset")] {
+        let (mut client, _) = held(address).unwrap();
+        let name = client.local_addr().unwrap();
+        // It has seen neither when it sees both.
+        gateway.signal(Signal::SIGSTOP);
+        go.send(server_breaks).unwrap();
+        if server_breaks {
+            assert_eq!(endings.recv_timeout(PATIENCE).unwrap(), Ending::Reset);
+            gateway.signal(Signal::SIGCONT);
+            let mut words = [0; 10];
+            client.read_exact(&mut words).unwrap();
+            assert_eq!(&words, b"last words");
+            assert_eq!(ending(&mut client), Ending::Reset);
+        } else {
+            client.write_all(b"last words").unwrap();
+            reset(client);
+            gateway.signal(Signal::SIGCONT);
+            assert_eq!(endings.recv_timeout(PATIENCE).unwrap(), Ending::Reset);
+        }
+        assert_eq!(gateway.record_of(name)["reason"], reason);
+    }
 }
 
 #[test]

@@ -78,6 +78,8 @@ impl Side for Plain<'_> {
             Ok(bytes) if bytes == buffer.len() || self.0.had_urgent_data() => {
                 (bytes, Then::Unknown)
             }
+            // The next read tells whether FIN or a reset has come after these bytes.
+            Ok(bytes) if self.0.has_failed() => (bytes, Then::Unknown),
             // A short read says that there is no more, and if FIN had come before, that these are
             // the last bytes.
             Ok(bytes) if self.0.has_ended() => (bytes, Then::End),
