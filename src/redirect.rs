@@ -64,12 +64,14 @@ pub async fn serve(
     let mut buffer = Vec::new();
     let mut reader = http_head::Reader::new();
     let reading = gather(client, &mut buffer, |bytes, ended| match reader.advance(bytes) {
-        Parsed::Head(head) => Some(match (challenges, http_head::is_challenge(&head)) {
-            (Some(Challenges::Pool(pool)), true) => Decision::Pool(Arc::clone(pool), ended),
-            (Some(Challenges::Directory(directory)), true) => {
-                Decision::Reply(challenge(&head, directory))
+        Parsed::Head(head) => Some(match challenges.filter(|_| http_head::is_challenge(&head)) {
+            Some(Challenges::Pool(pool)) if http_head::acme_token(&head).is_some() => {
+                Decision::Pool(Arc::clone(pool), ended)
             }
-            _ => Decision::Reply(redirect(&head)),
+            // Who knows where the pool's server takes `..` to, or a method that is none of ACME's.
+            Some(Challenges::Pool(_)) => Decision::Reply(Reply::plain(404, "Not Found").to(&head)),
+            Some(Challenges::Directory(directory)) => Decision::Reply(challenge(&head, directory)),
+            None => Decision::Reply(redirect(&head)),
         }),
         Parsed::Refused(refusal) => Some(Decision::Reply(refuse(refusal))),
         // It has nothing more to say, and has not said what it wants.
