@@ -130,8 +130,11 @@ impl<C: Records> Stream<C> {
         };
         let rest = &mut wire[used..];
         if outcome.is_err() {
-            // It has its alert ready, and gives it before it looks at the wire again.
-            while let (_, Ok(Step::Done)) = self.step(rest, &mut deliver) {}
+            // It has its alert ready, and gives it before it looks at the wire again, where it
+            // would stumble once more.
+            while self.common().wants_write()
+                && matches!(self.step(rest, &mut deliver), (_, Ok(Step::Done)))
+            {}
         }
         if rest.is_empty() {
             // A silent connection holds nothing.
