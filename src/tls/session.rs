@@ -22,6 +22,9 @@ use crate::relay::{Plain, Received, Side, Then, gather, room};
 use crate::socket;
 use crate::stats::{Handshake, HandshakeFailure};
 
+/// As a ClientHello has it (RFC 5246, section 7.4.1.2).
+const TLS12: u16 = 0x0303;
+
 /// Most bytes that are taken off the wire at a time: a handshake's longest message, in parts.
 const WIRE: usize = 72 << 10;
 
@@ -53,13 +56,23 @@ impl<'a> Hello<'a> {
             Parsed::Hello(hello) => Some(Ok((
                 hello.server_name().map(str::to_owned),
                 hello.protocols().map(<[u8]>::to_vec).collect(),
+                hello.versions().all(|version| version < TLS12),
             ))),
             Parsed::Incomplete if ended => Some(Err(None)),
             Parsed::Incomplete => None,
             Parsed::Invalid(reason) => Some(Err(Some(reason))),
         });
         match heard.await? {
-            Ok((server_name, protocols)) => Ok(Self { socket, bytes, server_name, protocols }),
+            Ok((server_name, _, true)) => {
+                // rustls may first find something else that an old client lacks.
+                tell(socket, &refusal::PROTOCOL_VERSION);
+                let detail = "neither TLS 1.2 nor a later one is offered";
+                let refused = Refused::new(HandshakeFailure::NoSharedVersion, detail);
+                Err(refused.naming(server_name))
+            }
+            Ok((server_name, protocols, false)) => {
+                Ok(Self { socket, bytes, server_name, protocols })
+            }
             Err(None) => Err(closed()),
             Err(Some(reason)) => {
                 let (alert, detail) = match reason {
