@@ -145,6 +145,8 @@ pub struct Session<C> {
     sent: usize,
     /// The end of what is sent has been announced.
     closing: bool,
+    /// The peer has gone on since.
+    heard_since: bool,
     /// The peer has broken the rules, after what was received of it.
     broken: bool,
 }
@@ -183,6 +185,7 @@ impl<C: Records> Session<C> {
             unsent: Vec::new(),
             sent: 0,
             closing: false,
+            heard_since: false,
             broken: false,
         }
     }
@@ -388,11 +391,13 @@ impl<C: Records> Side for Tls<'_, C> {
                     Then::Unknown
                 }
             };
-            if then == Then::End && !self.session.closing {
+            self.session.heard_since |= self.session.closing && bytes > 0;
+            let in_order = self.session.closing && !self.session.heard_since;
+            if then == Then::End && !(in_order && self.session.stream.partial().is_empty()) {
                 // The socket ended before the stream did: it may have been cut (RFC 8446, 6.1).
                 return Err(ErrorKind::UnexpectedEof.into());
             }
-            // Else it was told that nothing follows, and had nothing more to say: many leave so.
+            // Else it was told that nothing follows, and has said nothing since: many leave so.
         }
         if self.session.stream.has_ended() {
             then = Then::End;
