@@ -125,9 +125,7 @@ impl Session {
         Err(match refused.failure {
             HandshakeFailure::Timeout => Unconnected::Failed(ConnectFailure::Timeout),
             // No fault of the backend's, and no other would do better.
-            HandshakeFailure::BadCertificate | HandshakeFailure::Alert
-                if asked.is_some() && offer.asks_as_client() =>
-            {
+            _ if refused.misnamed && asked.is_some() && offer.asks_as_client() => {
                 Unconnected::Misnamed
             }
             _ => Unconnected::Failed(ConnectFailure::Tls),

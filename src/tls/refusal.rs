@@ -54,11 +54,13 @@ pub struct Refused {
     pub detail: String,
     /// The name that the client asked for.
     pub server_name: Option<String>,
+    /// The other end may be all right, but not by the name that it was asked for.
+    pub misnamed: bool,
 }
 
 impl Refused {
     pub(super) fn new(failure: HandshakeFailure, detail: impl fmt::Display) -> Self {
-        Self { failure, detail: detail.to_string(), server_name: None }
+        Self { failure, detail: detail.to_string(), server_name: None, misnamed: false }
     }
 
     /// For a backend whose host is no name that a certificate can have.
@@ -77,7 +79,16 @@ impl Refused {
             Error::InvalidCertificate(CertificateError::Other(other)) => other.to_string(),
             error => error.to_string(),
         };
-        Self::new(failure(error), detail)
+        // An alert need not say what it is about.
+        let misnamed = matches!(
+            error,
+            Error::AlertReceived(_)
+                | Error::InvalidCertificate(
+                    CertificateError::NotValidForName
+                        | CertificateError::NotValidForNameContext { .. }
+                )
+        );
+        Self { misnamed, ..Self::new(failure(error), detail) }
     }
 
     pub(super) fn naming(self, server_name: Option<String>) -> Self {
