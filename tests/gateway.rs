@@ -31,6 +31,7 @@ mod networks;
 mod observing;
 mod relaying;
 mod reloading;
+mod routing;
 mod scale;
 mod stopping;
 mod tls;

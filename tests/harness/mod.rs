@@ -1,9 +1,11 @@
 //! What the tests stand on: the real binary, servers behind it, clients before it, and networks
 //! to put them into.
 
+pub mod behind;
 mod clients;
 mod config;
 mod gateway;
+pub mod hello;
 pub mod lab;
 mod noise;
 mod servers;

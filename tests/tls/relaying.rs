@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use rustls::version::{TLS12, TLS13};
 
 use super::{NAME, Site};
+use crate::harness::behind::{close_notify, converse};
 use crate::harness::tls::{TlsStream, begin, greeting_tls, shake_hands, visit_tls};
 use crate::harness::{
     Ending, Http, Noise, PATIENCE, Server, connect, ending, eventually, output_of, refused, reset,
@@ -19,12 +20,6 @@ use crate::harness::{
 const MIB: usize = 1 << 20;
 /// What is not optimised takes its time.
 const LONG: usize = if cfg!(debug_assertions) { 20 * MIB } else { 100 * MIB };
-
-/// Says that there is nothing more to come, and hears on.
-fn close_notify(client: &mut TlsStream) {
-    client.conn.send_close_notify();
-    client.flush().unwrap();
-}
 
 /// A client's own address, by which its record is found.
 fn name_of(client: &TlsStream) -> SocketAddr {
@@ -42,7 +37,7 @@ fn a_long_request_and_a_long_answer() {
         let config = site.authority.client_of(&[version], None);
         let mut client = shake_hands(&config, NAME, site.address).unwrap();
         Noise::new(1).write(&mut client, LONG).unwrap();
-        close_notify(&mut client);
+        close_notify(&mut client).unwrap();
         assert_eq!(Noise::new(2).read_to_end(&mut client).unwrap(), LONG);
 
         let record = site.gateway.record_of(name_of(&client));
@@ -50,57 +45,6 @@ fn a_long_request_and_a_long_answer() {
         // What the backend sees is counted, and not what TLS makes of it.
         assert_eq!((&record["bytes_in"], &record["bytes_out"]), (&LONG.into(), &LONG.into()));
     }
-}
-
-/// Sends one stream while it receives the other, and returns the length of that.
-fn converse(mut client: TlsStream, mine: u64, theirs: u64) -> usize {
-    /// Lets the other direction go on when this one cannot.
-    struct Sink<'a>(&'a mut TlsStream, &'a Noise, usize);
-
-    impl Sink<'_> {
-        fn turn(&mut self) {
-            let Self(client, noise, seen) = self;
-            match client.conn.read_tls(&mut client.sock) {
-                Ok(_) => drop(client.conn.process_new_packets().unwrap()),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => thread::yield_now(),
-                Err(error) => panic!("{error}"),
-            }
-            let mut plain = Vec::new();
-            match client.conn.reader().read_to_end(&mut plain) {
-                Err(error) if error.kind() != ErrorKind::WouldBlock => panic!("{error}"),
-                _ => {}
-            }
-            *seen += noise.check(*seen, &plain);
-            match client.conn.write_tls(&mut client.sock) {
-                Err(error) if error.kind() != ErrorKind::WouldBlock => panic!("{error}"),
-                _ => {}
-            }
-        }
-    }
-
-    impl Write for Sink<'_> {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            while self.0.conn.wants_write() {
-                self.turn();
-            }
-            self.0.conn.writer().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    client.sock.set_nonblocking(true).unwrap();
-    let theirs = Noise::new(theirs);
-    let mut sink = Sink(&mut client, &theirs, 0);
-    Noise::new(mine).write(&mut sink, LONG).unwrap();
-    let seen = sink.2;
-    client.sock.set_nonblocking(false).unwrap();
-    close_notify(&mut client);
-    let mut rest = Vec::new();
-    client.read_to_end(&mut rest).unwrap();
-    seen + theirs.check(seen, &rest)
 }
 
 #[test]
@@ -122,7 +66,7 @@ fn both_sides_talk_at_once() {
         Server::with("server", move |stream| heard.send(serve(stream)?).map_err(io::Error::other));
     let site = Site::before(&server);
     let client = shake_hands(&site.client, NAME, site.address).unwrap();
-    assert_eq!(converse(client, 2, 1), LONG);
+    assert_eq!(converse(client, (&Noise::new(2), LONG), &Noise::new(1)), LONG);
     assert_eq!(server_heard.recv_timeout(PATIENCE).unwrap(), LONG);
 }
 
@@ -138,7 +82,7 @@ fn a_client_that_has_finished_still_hears() {
         let config = site.authority.client_of(&[version], None);
         let mut client = shake_hands(&config, NAME, site.address).unwrap();
         client.write_all(b"question").unwrap();
-        close_notify(&mut client);
+        close_notify(&mut client).unwrap();
         if fin_too {
             client.sock.shutdown(Shutdown::Write).unwrap();
         }
@@ -165,7 +109,7 @@ fn a_server_that_has_finished_still_hears() {
     // The server's end comes first, and by close_notify.
     assert_eq!(client.read(&mut [0]).unwrap(), 0);
     Noise::new(1).write(&mut client, MIB).unwrap();
-    close_notify(&mut client);
+    close_notify(&mut client).unwrap();
     assert_eq!(server_heard.recv_timeout(PATIENCE).unwrap(), MIB);
     assert_eq!(ending(&mut client.sock), Ending::Fin);
     assert_eq!(site.gateway.record_of(name_of(&client))["reason"], "closed");
@@ -339,7 +283,7 @@ fn a_gateway_that_stops_lets_connections_finish() {
     eventually("it listens no more", || refused(site.address));
     Noise::new(1).write(&mut client, MIB / 16).unwrap();
     assert_eq!(Noise::new(1).read(&mut client, MIB / 16).unwrap(), MIB / 16);
-    close_notify(&mut client);
+    close_notify(&mut client).unwrap();
     assert_eq!(client.read(&mut [0]).unwrap(), 0);
     assert_eq!(site.gateway.wait().code(), Some(0));
     assert_eq!(site.gateway.record_of(name)["reason"], "closed");
