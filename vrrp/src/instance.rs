@@ -1,0 +1,624 @@
+//! The state machine of one virtual router: RFC 9568, section 6.4, with its errata, and RFC 3768,
+//! section 6.4, for version 2.
+//!
+//! [`crate::Router`] tells it what happened and when, and has done what it answers. It must never
+//! look at a clock, allocate, or know what an address is on an interface.
+//!
+//! It goes beyond the RFCs where routers fail in ways that those do not speak of:
+//!
+//! - A master that was paused (a stopped process, a suspended machine) may have a successor. It is
+//!   late when three of its intervals have passed since its last advert, which is before any backup
+//!   takes over; it then listens before it speaks, and yields to whomever it hears.
+//! - A backup that wakes up late listens as well: what it missed it cannot hear any more.
+//! - A master that yields says so in a last advert of lower priority. It is the winner's sign to
+//!   announce the addresses again, or clients would go on sending to the loser.
+//! - What strangers send is bounded in effect: intervals that are learned, answers, announcements.
+
+use core::net::IpAddr;
+use core::time::Duration;
+
+use crate::types::{Interval, Moment, Priority, Version};
+
+mod words;
+
+pub use words::{Cause, Role, Transition};
+
+/// A master that has been silent for more than so many intervals was not running: its backups take
+/// over a skew later.
+const MISSED: u32 = 3;
+
+/// Between two own adverts lies at least this share of an interval, whoever asks for an answer.
+const ANSWER_SHARE: u32 = 8;
+
+/// Announcements that contention asks for are this far apart at least, and an interval at least.
+const ANNOUNCEMENT_SPACING: Duration = Duration::from_millis(100);
+
+/// Bounds of an interval that is learned, relative to our own. Without them one packet made the
+/// longest interval there is the reason for two minutes of deafness.
+const LEARNED_FACTOR: u16 = 10;
+
+/// An interval up to this may be learned, however short our own is; in centiseconds.
+const LEARNED_AT_LEAST: u16 = 100;
+
+/// What the machine goes by: the parameters of RFC 9568, section 6.1, and what goes beyond them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parameters {
+    /// Effective priority, not [`Priority::RELEASE`].
+    pub priority: Priority,
+    /// Time between own adverts. It is of the version that is spoken.
+    pub interval: Interval,
+    /// Take over from a master of lower priority. The owner does in any case.
+    pub preempt: bool,
+    /// How long a master of lower priority is left alone, from its first advert on.
+    pub preempt_delay: Duration,
+    /// It becomes master only when told so by [`Input::Lead`]; see [`Instance::is_ready`].
+    pub grouped: bool,
+}
+
+impl Parameters {
+    /// The interval that is learned from a master that sends this one. In version 3 it is the
+    /// master's (RFC 9568, section 6.4.2), but from a tenth of our own to ten times as much, or a
+    /// second if that is more. In version 2 it is ours: another is never heard.
+    pub fn learned(&self, heard: Interval) -> Interval {
+        let own = self.interval;
+        match (own.version(), heard.version()) {
+            (Version::V3, Version::V3) => {
+                let shortest = (own.centis() / LEARNED_FACTOR).max(1);
+                let longest = own.centis().saturating_mul(LEARNED_FACTOR).max(LEARNED_AT_LEAST);
+                // The longest may be one that cannot be sent, and so not be heard either.
+                let bounded = heard.centis().clamp(shortest, longest);
+                Interval::from_centis(bounded).unwrap_or(heard)
+            }
+            (Version::V2, _) | (_, Version::V2) => own,
+        }
+    }
+
+    /// Whether a router with these parameters waits for a master with this priority to fall
+    /// silent, rather than to take over from it.
+    fn follows(&self, priority: Priority) -> bool {
+        priority >= self.priority || !(self.preempt || self.priority.is_owner())
+    }
+
+    /// How long one who was paused listens. A master is heard within an interval; the half is for
+    /// the way, and for a system that has just woken up.
+    fn listening(interval: Interval) -> Duration {
+        interval.duration() * 3 / 2
+    }
+}
+
+/// What can happen to a virtual router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// It can run: the interface is up, and this is its primary address. Also sent when that
+    /// changes.
+    Able(IpAddr),
+    /// It cannot, for this cause.
+    Unable(Cause),
+    /// It is to end, for good.
+    Stop,
+    /// [`Instance::poll_timeout`] has come. All that had arrived by then has been told before.
+    Timer,
+    /// A valid advert of another router.
+    Advert {
+        /// Its primary address.
+        from: IpAddr,
+        /// Its priority; [`Priority::RELEASE`] if it steps down.
+        priority: Priority,
+        /// The interval that it sends at.
+        interval: Interval,
+    },
+    /// It has other parameters; `addresses`: and other addresses, or another way to send adverts.
+    Reconfigure {
+        /// What it goes by from now on.
+        parameters: Parameters,
+        /// Whether addresses came or went.
+        addresses: bool,
+    },
+    /// All of its group are to be master.
+    Lead,
+    /// None of its group is to be master.
+    Yield,
+}
+
+/// What is to be done, in this order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Actions {
+    /// Send an advert of this priority, now.
+    pub send: Option<Priority>,
+    /// The role has changed: take the addresses as it becomes master, release them as it ceases to
+    /// be.
+    pub transition: Option<Transition>,
+    /// Tell the neighbours whose the addresses are. Always so when it becomes master.
+    pub announce: bool,
+}
+
+impl Actions {
+    const NONE: Self = Self { send: None, transition: None, announce: false };
+
+    /// Whether there is nothing to do.
+    pub fn is_none(&self) -> bool {
+        *self == Self::NONE
+    }
+}
+
+/// The state of one virtual router.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    parameters: Parameters,
+    /// The primary address; known in each state but `Init` and `Stopped`, if not there.
+    source: Option<IpAddr>,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// It cannot run, for this cause.
+    Init(Cause),
+    /// It never runs again.
+    Stopped,
+    Backup(Backup),
+    /// To the world outside a master: it was paused, and is silent until then to hear whether it
+    /// has a successor.
+    Listening(Moment),
+    Master(Master),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Backup {
+    /// The wait began then.
+    since: Moment,
+    wait: Wait,
+    /// The interval of the master; `None` as long as nobody has been followed.
+    learned: Option<Interval>,
+    /// The master that was heard last.
+    master: Option<IpAddr>,
+    /// A master of lower priority is left alone until then.
+    tolerant_until: Option<Moment>,
+    /// The last advert was of lower priority, and did not count.
+    preempting: bool,
+    /// The wait is over, for this cause; the group is not.
+    ready: Option<Cause>,
+}
+
+/// What a backup waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    /// The master to have been silent for long enough: `Active_Down_Interval`.
+    Silence,
+    /// Those of higher priority to go first, since the master has stepped down: `Skew_Time`.
+    Turn,
+    /// A master to be heard, after a pause.
+    Sign,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Master {
+    /// The next advert is due then.
+    next: Moment,
+    /// The last advert was sent then.
+    sent: Moment,
+    /// The addresses were last announced then.
+    announced: Moment,
+    /// Somebody else has claimed them since.
+    contended: bool,
+}
+
+impl Instance {
+    /// A virtual router that has yet to be told that it is [`Input::Able`].
+    pub const fn new(parameters: Parameters) -> Self {
+        Self { parameters, source: None, state: State::Init(Cause::Startup) }
+    }
+
+    /// What it goes by.
+    pub const fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// What it is to the world outside.
+    pub const fn role(&self) -> Role {
+        match self.state {
+            State::Init(_) | State::Stopped => Role::Init,
+            State::Backup(_) => Role::Backup,
+            State::Listening(_) | State::Master(_) => Role::Master,
+        }
+    }
+
+    /// The primary address of the master: our own, or that of whoever was heard last.
+    pub const fn master(&self) -> Option<IpAddr> {
+        match self.state {
+            State::Init(_) | State::Stopped => None,
+            State::Backup(backup) => backup.master,
+            State::Listening(_) | State::Master(_) => self.source,
+        }
+    }
+
+    /// Whether it would be master by now but for its group.
+    pub const fn is_ready(&self) -> bool {
+        match self.state {
+            State::Backup(backup) => backup.ready.is_some(),
+            State::Master(_) | State::Listening(_) => true,
+            State::Init(_) | State::Stopped => false,
+        }
+    }
+
+    /// When [`Input::Timer`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Moment> {
+        match self.state {
+            State::Init(_) | State::Stopped => None,
+            State::Backup(backup) if backup.ready.is_some() => None,
+            State::Backup(backup) => Some(backup.deadline(&self.parameters)),
+            State::Listening(until) => Some(until),
+            State::Master(master) => Some(master.next),
+        }
+    }
+
+    /// Until when nobody else takes over, whatever becomes of us: `None` unless it is master and
+    /// has lately said so.
+    pub fn good_until(&self) -> Option<Moment> {
+        match self.state {
+            State::Init(_) | State::Stopped | State::Backup(_) | State::Listening(_) => None,
+            State::Master(master) => Some(master.good_until(self.parameters.interval)),
+        }
+    }
+
+    /// Tells what happened, and says what is to be done.
+    pub fn handle(&mut self, input: Input, now: Moment) -> Actions {
+        self.notice_pause(now);
+        let own = self.parameters;
+        match (self.state, input) {
+            (
+                State::Stopped,
+                Input::Able(_)
+                | Input::Unable(_)
+                | Input::Stop
+                | Input::Timer
+                | Input::Advert { .. }
+                | Input::Reconfigure { .. }
+                | Input::Lead
+                | Input::Yield,
+            )
+            | (State::Init(_), Input::Timer | Input::Advert { .. } | Input::Lead | Input::Yield)
+            | (State::Backup(_), Input::Yield)
+            | (State::Listening(_) | State::Master(_), Input::Lead) => Actions::NONE,
+
+            (State::Init(cause), Input::Able(source)) => {
+                self.source = Some(source);
+                let cause = cause.ended();
+                match (own.priority.is_owner(), own.grouped) {
+                    (true, false) => self.lead(Cause::Owner, now),
+                    (true, true) => {
+                        self.follow(Backup { ready: Some(Cause::Owner), ..Backup::new(now) }, cause)
+                    }
+                    (false, true | false) => self.follow(Backup::new(now), cause),
+                }
+            }
+            (State::Backup(_) | State::Listening(_) | State::Master(_), Input::Able(source)) => {
+                self.source = Some(source);
+                Actions::NONE
+            }
+
+            (State::Init(_), Input::Unable(cause)) => {
+                self.state = State::Init(cause);
+                Actions::NONE
+            }
+            (State::Backup(_), Input::Unable(cause)) => self.end(State::Init(cause), cause, None),
+            (State::Listening(_) | State::Master(_), Input::Unable(cause)) => {
+                self.end(State::Init(cause), cause, Some(Priority::RELEASE))
+            }
+            (State::Init(_), Input::Stop) => {
+                self.state = State::Stopped;
+                Actions::NONE
+            }
+            (State::Backup(_), Input::Stop) => self.end(State::Stopped, Cause::Shutdown, None),
+            (State::Listening(_) | State::Master(_), Input::Stop) => {
+                self.end(State::Stopped, Cause::Shutdown, Some(Priority::RELEASE))
+            }
+
+            (State::Backup(backup), Input::Timer) => self.wait_is_over(backup, now),
+            (State::Listening(until), Input::Timer) => {
+                if now >= until {
+                    self.state = State::Master(Master::new(now, own.interval));
+                    Actions { send: Some(own.priority), announce: true, ..Actions::NONE }
+                } else {
+                    Actions::NONE
+                }
+            }
+            (State::Master(mut master), Input::Timer) => {
+                if now < master.next {
+                    return Actions::NONE;
+                }
+                master.advertise(now, own.interval);
+                let announce = master.announce(now, own.interval);
+                self.state = State::Master(master);
+                Actions { send: Some(own.priority), announce, ..Actions::NONE }
+            }
+
+            (State::Backup(mut backup), Input::Advert { from, priority, interval }) => {
+                if priority == Priority::RELEASE {
+                    backup.released(&own, now);
+                } else {
+                    backup.heard(&own, from, priority, interval, now);
+                }
+                self.state = State::Backup(backup);
+                Actions::NONE
+            }
+            (State::Listening(_), Input::Advert { from, priority, interval }) => {
+                if priority == Priority::RELEASE {
+                    return Actions::NONE;
+                }
+                // Whatever its priority: it has become master meanwhile, and clients know it.
+                self.concede(from, priority, interval, Cause::Paused, now)
+            }
+            (State::Master(mut master), Input::Advert { from, priority, interval }) => {
+                let tie_is_lost = priority == own.priority && Some(from) > self.source;
+                if priority > own.priority || tie_is_lost {
+                    return self.concede(from, priority, interval, Cause::HigherPriority, now);
+                }
+                let speak = match own.interval.version() {
+                    // RFC 3768 has a master be silent about lower priorities.
+                    Version::V2 => priority == Priority::RELEASE,
+                    Version::V3 => true,
+                };
+                let speak = speak && master.answer(now, own.interval);
+                master.contended = true;
+                let announce = master.announce(now, own.interval);
+                self.state = State::Master(master);
+                Actions { send: speak.then_some(own.priority), announce, ..Actions::NONE }
+            }
+
+            (
+                State::Init(_) | State::Listening(_),
+                Input::Reconfigure { parameters, addresses: true | false },
+            ) => {
+                self.parameters = parameters;
+                Actions::NONE
+            }
+            (State::Backup(mut backup), Input::Reconfigure { parameters, addresses: _ }) => {
+                // The wait goes on from when it began, with the new priority.
+                self.parameters = parameters;
+                backup.learned = backup.learned.map(|interval| parameters.learned(interval));
+                backup.ready = backup.ready.filter(|_| parameters.grouped);
+                self.state = State::Backup(backup);
+                Actions::NONE
+            }
+            (State::Master(mut master), Input::Reconfigure { parameters, addresses }) => {
+                self.parameters = parameters;
+                let heard_of =
+                    parameters.priority != own.priority || parameters.interval != own.interval;
+                if !heard_of && !addresses {
+                    return Actions::NONE;
+                }
+                // Backups are to go by it from now on, not from the next advert on.
+                master.restart(now, parameters.interval);
+                if addresses {
+                    (master.announced, master.contended) = (now, false);
+                }
+                self.state = State::Master(master);
+                Actions { send: Some(parameters.priority), announce: addresses, ..Actions::NONE }
+            }
+
+            (State::Backup(backup), Input::Lead) => {
+                self.lead(backup.ready.unwrap_or(Cause::Group), now)
+            }
+            (State::Listening(_) | State::Master(_), Input::Yield) => {
+                let actions = self.follow(Backup::new(now), Cause::Group);
+                Actions { send: Some(Priority::RELEASE), ..actions }
+            }
+        }
+    }
+
+    /// Has one who was paused listen before it does anything else. It is asked first, whatever
+    /// comes in: a packet may be what wakes us up.
+    fn notice_pause(&mut self, now: Moment) {
+        let interval = self.parameters.interval;
+        let listen = now + Parameters::listening(interval);
+        match self.state {
+            State::Master(master) if now > master.good_until(interval) => {
+                self.state = State::Listening(listen);
+            }
+            // Paused again.
+            State::Listening(until) if now > until + interval.duration() => {
+                self.state = State::Listening(listen);
+            }
+            State::Init(_)
+            | State::Stopped
+            | State::Backup(_)
+            | State::Listening(_)
+            | State::Master(_) => {}
+        }
+    }
+
+    /// The timer of a backup has come, or so it seems.
+    fn wait_is_over(&mut self, mut backup: Backup, now: Moment) -> Actions {
+        let deadline = backup.deadline(&self.parameters);
+        if backup.ready.is_some() || now < deadline {
+            return Actions::NONE;
+        }
+        if now > deadline + backup.interval(&self.parameters).duration() {
+            // We were paused. Of a suspended machine nobody keeps the packets.
+            (backup.since, backup.wait) = (now, Wait::Sign);
+            self.state = State::Backup(backup);
+            return Actions::NONE;
+        }
+        let cause = match (backup.wait, backup.preempting) {
+            (Wait::Turn, true | false) => Cause::MasterReleased,
+            (Wait::Silence | Wait::Sign, true) => Cause::Preempt,
+            (Wait::Silence | Wait::Sign, false) => Cause::MasterTimeout,
+        };
+        if self.parameters.grouped {
+            self.state = State::Backup(Backup { ready: Some(cause), ..backup });
+            return Actions::NONE;
+        }
+        self.lead(cause, now)
+    }
+
+    /// Becomes master.
+    fn lead(&mut self, cause: Cause, now: Moment) -> Actions {
+        let from = self.role();
+        self.state = State::Master(Master::new(now, self.parameters.interval));
+        Actions {
+            send: Some(self.parameters.priority),
+            transition: Some(Transition { from, to: Role::Master, cause }),
+            announce: true,
+        }
+    }
+
+    /// Becomes backup.
+    fn follow(&mut self, backup: Backup, cause: Cause) -> Actions {
+        let from = self.role();
+        self.state = State::Backup(backup);
+        let transition = Some(Transition { from, to: Role::Backup, cause });
+        Actions { transition, ..Actions::NONE }
+    }
+
+    /// Becomes backup to a master that was heard, and lets it know in a last advert, which it
+    /// is sure to outrank.
+    fn concede(
+        &mut self,
+        from: IpAddr,
+        heard: Priority,
+        interval: Interval,
+        cause: Cause,
+        now: Moment,
+    ) -> Actions {
+        let own = self.parameters;
+        let mut backup = Backup::new(now);
+        backup.heard(&own, from, heard, interval, now);
+        // Heard from even if it is not followed: this is what its silence is measured from.
+        backup.learned = Some(own.learned(interval));
+        let below = Priority::new(heard.get().saturating_sub(1)).min(own.priority);
+        Actions { send: Some(below), ..self.follow(backup, cause) }
+    }
+
+    fn end(&mut self, state: State, cause: Cause, send: Option<Priority>) -> Actions {
+        let from = self.role();
+        self.state = state;
+        Actions {
+            send,
+            transition: Some(Transition { from, to: Role::Init, cause }),
+            announce: false,
+        }
+    }
+}
+
+impl Backup {
+    const fn new(now: Moment) -> Self {
+        Self {
+            since: now,
+            wait: Wait::Silence,
+            learned: None,
+            master: None,
+            tolerant_until: None,
+            preempting: false,
+            ready: None,
+        }
+    }
+
+    /// `Active_Adver_Interval`.
+    fn interval(&self, own: &Parameters) -> Interval {
+        self.learned.unwrap_or(own.interval)
+    }
+
+    /// When the wait is over.
+    fn deadline(&self, own: &Parameters) -> Moment {
+        let interval = self.interval(own);
+        let wait = match self.wait {
+            Wait::Silence => interval.down(own.priority),
+            Wait::Turn => interval.skew(own.priority),
+            Wait::Sign => Parameters::listening(interval),
+        };
+        self.since + wait
+    }
+
+    /// The master steps down.
+    fn released(&mut self, own: &Parameters, now: Moment) {
+        let interval = self.interval(own);
+        let deadline = self.deadline(own);
+        let is_sooner = deadline < now + interval.skew(own.priority);
+        let was_paused = now > deadline + interval.duration();
+        // Never later than it was, or one who repeats it could keep us waiting for ever.
+        if self.ready.is_none() && (!is_sooner || was_paused) {
+            (self.since, self.wait) = (now, Wait::Turn);
+        }
+    }
+
+    /// There is a master.
+    fn heard(
+        &mut self,
+        own: &Parameters,
+        from: IpAddr,
+        priority: Priority,
+        interval: Interval,
+        now: Moment,
+    ) {
+        self.master = Some(from);
+        let follows = if own.follows(priority) {
+            self.tolerant_until = None;
+            true
+        } else if own.priority.is_owner() {
+            false
+        } else {
+            now < *self.tolerant_until.get_or_insert(now + own.preempt_delay)
+        };
+        self.preempting = !follows;
+        if follows {
+            self.ready = None;
+            self.learned = Some(own.learned(interval));
+            (self.since, self.wait) = (now, Wait::Silence);
+        }
+    }
+}
+
+impl Master {
+    /// One that has just advertised and announced.
+    fn new(now: Moment, interval: Interval) -> Self {
+        let next = now + interval.duration();
+        Self { next, sent: now, announced: now, contended: false }
+    }
+
+    fn good_until(&self, interval: Interval) -> Moment {
+        self.sent + interval.duration() * MISSED
+    }
+
+    /// An advert is sent because it is due: the next one is an interval after that, not after
+    /// now. If that has passed as well it is not made up for.
+    fn advertise(&mut self, now: Moment, interval: Interval) {
+        let next = self.next + interval.duration();
+        self.restart(now, interval);
+        if next > now {
+            self.next = next;
+        }
+    }
+
+    /// An advert is sent, and the timer begins anew.
+    fn restart(&mut self, now: Moment, interval: Interval) {
+        (self.sent, self.next) = (now, now + interval.duration());
+    }
+
+    /// Whether to send an advert at once, since another router is to hear one. Else one is due
+    /// soon: whoever asks more often than that is no router.
+    fn answer(&mut self, now: Moment, interval: Interval) -> bool {
+        let earliest = self.sent + interval.duration() / ANSWER_SHARE;
+        if now < earliest {
+            self.next = self.next.min(earliest);
+            return false;
+        }
+        self.restart(now, interval);
+        true
+    }
+
+    /// Whether to announce now what was contended. Announcements too frequent are put off, never
+    /// left out: the last one that clients hear has to be ours.
+    fn announce(&mut self, now: Moment, interval: Interval) -> bool {
+        let spacing = interval.duration().max(ANNOUNCEMENT_SPACING);
+        if !self.contended || now < self.announced + spacing {
+            return false;
+        }
+        (self.announced, self.contended) = (now, false);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests;

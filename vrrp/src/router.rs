@@ -1,0 +1,293 @@
+//! All virtual routers of a host: which packet is for which, what becomes of the host for each, who
+//! goes together with whom, and other settings while they run.
+//!
+//! The shell ([`crate`]'s feature `linux`, or a simulation) owns one [`Router`]. It tells it what
+//! arrives and what changes, and is told what to do through a sink: a function that is called with
+//! the virtual router and its [`Actions`], before the call that caused it returns. Inside it, the
+//! shell makes an advert with [`VirtualRouter::encode`].
+
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+use crate::advert::{Message, Packet, Rejected, Scope};
+use crate::instance::{Actions, Input};
+use crate::settings::{self, Address, Settings};
+use crate::types::{Family, Moment, Priority, Version};
+
+mod counts;
+mod virtual_router;
+
+pub use counts::{Counts, RejectedCounts};
+pub use virtual_router::{Obstacle, VirtualRouter};
+
+/// Identity of a virtual router, for as long as the [`Router`] lives: none is used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InstanceId(u32);
+
+/// Where a [`Router`] says what is to be done.
+pub type Sink<'a> = dyn FnMut(&VirtualRouter, Actions) + 'a;
+
+/// What other settings meant for one virtual router.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It is new; its source address and obstacles have yet to be told.
+    Added(InstanceId),
+    /// It is no more. If it was master, the sink was told that it no longer is.
+    Removed(InstanceId),
+    /// It goes on with other settings. A master takes and releases these addresses.
+    Changed {
+        /// Which one.
+        id: InstanceId,
+        /// New addresses.
+        acquired: Vec<Address>,
+        /// Addresses that it has no longer.
+        released: Vec<Address>,
+    },
+}
+
+/// The virtual routers of a host.
+#[derive(Clone, Debug, Default)]
+pub struct Router {
+    routers: Vec<VirtualRouter>,
+    next_id: u32,
+    /// Packets that are for none of them.
+    strays: RejectedCounts,
+}
+
+impl Router {
+    /// A host with no virtual router.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Replaces the settings of all virtual routers. Those whose settings are the same do not
+    /// notice; those with the same interface, family, identifier and version go on, with other
+    /// settings; of the others, the old are stopped and the new begin.
+    ///
+    /// # Errors
+    ///
+    /// That of [`settings::check`]; nothing has changed then.
+    pub fn reconfigure(
+        &mut self,
+        settings: Vec<Settings>,
+        now: Moment,
+        sink: &mut Sink<'_>,
+    ) -> Result<Vec<Change>, settings::Error> {
+        settings::check(&settings)?;
+        let mut changes = Vec::new();
+        self.routers.retain_mut(|router| {
+            let stays = settings.iter().any(|settings| settings.is_same_router(router.settings()));
+            if !stays {
+                router.handle(Input::Stop, now, sink);
+                changes.push(Change::Removed(router.id()));
+            }
+            stays
+        });
+        for settings in settings {
+            let old = self.routers.iter_mut().find(|old| settings.is_same_router(old.settings()));
+            let Some(router) = old else {
+                let id = InstanceId(self.next_id);
+                self.next_id += 1;
+                self.routers.push(VirtualRouter::new(id, settings, now));
+                changes.push(Change::Added(id));
+                continue;
+            };
+            if *router.settings() == settings {
+                continue;
+            }
+            let (acquired, released) = router.take_settings(settings, now, sink);
+            changes.push(Change::Changed { id: router.id(), acquired, released });
+        }
+        self.retune(now, sink);
+        self.settle(now, sink);
+        Ok(changes)
+    }
+
+    /// A packet of [`crate::advert::PROTOCOL`] that arrived on this interface.
+    ///
+    /// # Errors
+    ///
+    /// Why it was ignored; it has been counted.
+    pub fn receive(
+        &mut self,
+        interface: &str,
+        packet: &Packet<'_>,
+        now: Moment,
+        sink: &mut Sink<'_>,
+    ) -> Result<InstanceId, Rejected> {
+        let family = Family::of(packet.source);
+        // What it claims to be for says at least whom it concerns, be it broken or not.
+        let claimed = packet.payload.get(1).copied();
+        let router = self.routers.iter_mut().find(|router| {
+            Some(router.settings().vrid.get()) == claimed
+                && router.settings().family() == family
+                && router.settings().interface == interface
+        });
+        let Some(router) = router else {
+            let message = Message::verify(packet, Scope::Link);
+            let rejected = message.err().unwrap_or(Rejected::Vrid);
+            self.strays.count(rejected);
+            return Err(rejected);
+        };
+        let id = router.id();
+        router.receive(packet, now, sink)?;
+        self.settle(now, sink);
+        Ok(id)
+    }
+
+    /// Has all that is due done. Everything that had arrived before has been told before.
+    pub fn tick(&mut self, now: Moment, sink: &mut Sink<'_>) {
+        for router in &mut self.routers {
+            if router.poll_timeout().is_some_and(|at| at <= now) {
+                router.handle(Input::Timer, now, sink);
+            }
+        }
+        self.settle(now, sink);
+    }
+
+    /// When [`Router::tick`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Moment> {
+        self.routers.iter().filter_map(VirtualRouter::poll_timeout).min()
+    }
+
+    /// The primary address of the interface, which adverts come from: `None` if it has none. For
+    /// IPv6 the link-local one.
+    pub fn set_source(
+        &mut self,
+        id: InstanceId,
+        source: Option<IpAddr>,
+        now: Moment,
+        sink: &mut Sink<'_>,
+    ) {
+        if let Some(router) = self.find(id) {
+            router.set_source(source);
+            self.settle(now, sink);
+        }
+    }
+
+    /// Whether something keeps the virtual router from running. There is nothing in the beginning,
+    /// but no source address either.
+    pub fn set_obstacle(
+        &mut self,
+        id: InstanceId,
+        obstacle: Obstacle,
+        is_there: bool,
+        now: Moment,
+        sink: &mut Sink<'_>,
+    ) {
+        if let Some(router) = self.find(id) {
+            router.set_obstacle(obstacle, is_there);
+            self.settle(now, sink);
+        }
+    }
+
+    /// What something that is tracked adds to the priority, or takes from it: 0 if all is well.
+    /// In a group it counts for all, so that its members have the same master.
+    pub fn track(
+        &mut self,
+        id: InstanceId,
+        name: &str,
+        weight: i16,
+        now: Moment,
+        sink: &mut Sink<'_>,
+    ) {
+        if let Some(router) = self.find(id) {
+            router.track(name, weight);
+            self.retune(now, sink);
+            self.settle(now, sink);
+        }
+    }
+
+    /// The peers that are not on the link of the interface, so that their TTL says nothing.
+    pub fn set_routed_peers(&mut self, id: InstanceId, peers: Vec<IpAddr>) {
+        if let Some(router) = self.find(id) {
+            router.set_routed_peers(peers);
+        }
+    }
+
+    /// Stops all of them, for good.
+    pub fn stop(&mut self, now: Moment, sink: &mut Sink<'_>) {
+        for router in &mut self.routers {
+            router.handle(Input::Stop, now, sink);
+        }
+    }
+
+    /// One of the virtual routers.
+    pub fn get(&self, id: InstanceId) -> Option<&VirtualRouter> {
+        self.routers.iter().find(|router| router.id() == id)
+    }
+
+    /// All of the virtual routers.
+    pub fn iter(&self) -> impl Iterator<Item = &VirtualRouter> {
+        self.routers.iter()
+    }
+
+    /// Packets that are for none of them, by reason.
+    pub const fn strays(&self) -> &RejectedCounts {
+        &self.strays
+    }
+
+    fn find(&mut self, id: InstanceId) -> Option<&mut VirtualRouter> {
+        self.routers.iter_mut().find(|router| router.id() == id)
+    }
+
+    /// Gives each the priority that tracking leaves it.
+    fn retune(&mut self, now: Moment, sink: &mut Sink<'_>) {
+        for index in 0..self.routers.len() {
+            let weight = self.companions(index).map(VirtualRouter::weight).sum();
+            self.routers[index].set_weight(weight, now, sink);
+        }
+    }
+
+    /// The group of a virtual router; itself if it has none.
+    fn companions(&self, index: usize) -> impl Iterator<Item = &VirtualRouter> {
+        let group = &self.routers[index].settings().sync_group;
+        self.routers.iter().enumerate().filter_map(move |(other, router)| {
+            let is_in = group.is_some() && router.settings().sync_group == *group;
+            (is_in || other == index).then_some(router)
+        })
+    }
+
+    /// Tells each what it is able to, and has the members of each group be master together or not
+    /// at all.
+    fn settle(&mut self, now: Moment, sink: &mut Sink<'_>) {
+        for index in 0..self.routers.len() {
+            let alone = self.companions(index).all(VirtualRouter::is_able);
+            self.routers[index].enable(alone, now, sink);
+        }
+        for index in 0..self.routers.len() {
+            if self.routers[index].settings().sync_group.is_none() {
+                continue;
+            }
+            // Who leads alone yields: on the other links a better master was heard, and a group
+            // that went back and forth would be worse than one that waits.
+            let order = if self.companions(index).all(VirtualRouter::is_ready) {
+                Input::Lead
+            } else {
+                Input::Yield
+            };
+            self.routers[index].handle(order, now, sink);
+        }
+    }
+}
+
+/// Priority of a router that is told this one and has this much added to it: 1 to 254, since an
+/// owner stays owner and nobody else becomes one.
+fn effective(configured: Priority, weight: i32) -> Priority {
+    if configured.is_owner() {
+        return configured;
+    }
+    let sum = i32::from(configured.get()).saturating_add(weight).clamp(1, 254);
+    u8::try_from(sum).map_or(configured, Priority::new)
+}
+
+/// Whether two adverts of version 2 and more may differ in their addresses.
+const fn may_differ(version: Version, sender: Priority) -> bool {
+    match version {
+        Version::V2 => sender.is_owner(),
+        Version::V3 => true,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,58 @@
+//! What is counted, for metrics and status.
+
+use crate::advert::Rejected;
+
+/// Packets that were ignored, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RejectedCounts([u64; Rejected::ALL.len()]);
+
+impl RejectedCounts {
+    /// How many were ignored for this reason.
+    pub const fn get(&self, reason: Rejected) -> u64 {
+        self.0[reason as usize]
+    }
+
+    /// All reasons, with how many were ignored for each.
+    pub fn iter(&self) -> impl Iterator<Item = (Rejected, u64)> {
+        Rejected::ALL.into_iter().map(|reason| (reason, self.get(reason)))
+    }
+
+    /// How many were ignored.
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    pub(super) const fn count(&mut self, reason: Rejected) {
+        self.0[reason as usize] += 1;
+    }
+}
+
+/// What one virtual router has counted since it was configured. Names are those of RFC 8347 where
+/// it has one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Adverts that were sent; one, however many peers it went to.
+    pub sent: u64,
+    /// Among them, of priority 0.
+    pub priority_zero_sent: u64,
+    /// Valid adverts that were received.
+    pub received: u64,
+    /// Among them, of priority 0.
+    pub priority_zero_received: u64,
+    /// Packets that were ignored.
+    pub rejected: RejectedCounts,
+    /// Adverts whose interval was learned only as far as bounds allow.
+    pub interval_out_of_bounds: u64,
+    /// Valid adverts whose interval is not ours.
+    pub interval_mismatch: u64,
+    /// Valid adverts whose addresses are not ours.
+    pub address_list_mismatch: u64,
+    /// Adverts that were heard while master: somebody else believed to be.
+    pub contentions: u64,
+    /// Transitions to `init`.
+    pub to_init: u64,
+    /// Transitions to `backup`.
+    pub to_backup: u64,
+    /// Transitions to `master`.
+    pub to_master: u64,
+}

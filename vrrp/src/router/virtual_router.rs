@@ -1,0 +1,365 @@
+//! One virtual router: its settings, its state machine, and what it knows of the world.
+
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+use crate::advert::{Addresses, Advert, Checksum, Message, Packet, Rejected, Scope};
+use crate::instance::{Actions, Cause, Input, Instance, Parameters, Role};
+use crate::router::counts::Counts;
+use crate::router::{InstanceId, Sink, effective, may_differ};
+use crate::settings::{Address, ChecksumPolicy, Settings};
+use crate::types::{Moment, Priority, Version};
+
+/// What keeps a virtual router from running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Obstacle {
+    /// Its interface is down or gone.
+    Interface,
+    /// An interface that it tracks is down or gone.
+    TrackedInterface,
+    /// What the addresses are for does not work.
+    Service,
+}
+
+impl Obstacle {
+    /// In the order in which they are given as the reason.
+    const ALL: [Self; 3] = [Self::Interface, Self::TrackedInterface, Self::Service];
+
+    const fn cause(self) -> Cause {
+        match self {
+            Self::Interface => Cause::InterfaceDown,
+            Self::TrackedInterface => Cause::TrackedInterfaceDown,
+            Self::Service => Cause::ServiceDown,
+        }
+    }
+}
+
+/// One virtual router of this host.
+#[derive(Clone, Debug)]
+pub struct VirtualRouter {
+    id: InstanceId,
+    settings: Settings,
+    instance: Instance,
+    /// The addresses as they are sent.
+    wire: Vec<u8>,
+    source: Option<IpAddr>,
+    /// Which of [`Obstacle::ALL`] are there.
+    obstacles: [bool; Obstacle::ALL.len()],
+    /// What the machine was last told of source and obstacles.
+    told: Result<IpAddr, Cause>,
+    tracked: Vec<(String, i16)>,
+    /// What tracking, of its whole group, adds to the priority.
+    weight: i32,
+    routed_peers: Vec<IpAddr>,
+    /// The form of checksum that was last heard.
+    heard: Option<Checksum>,
+    counts: Counts,
+    since: Moment,
+    cause: Cause,
+}
+
+impl VirtualRouter {
+    pub(super) fn new(id: InstanceId, settings: Settings, now: Moment) -> Self {
+        Self {
+            id,
+            instance: Instance::new(parameters(&settings, 0)),
+            wire: wire(&settings.addresses),
+            source: None,
+            obstacles: [false; Obstacle::ALL.len()],
+            told: Err(Cause::Startup),
+            tracked: Vec::new(),
+            weight: 0,
+            routed_peers: Vec::new(),
+            heard: None,
+            counts: Counts::default(),
+            since: now,
+            cause: Cause::Startup,
+            settings,
+        }
+    }
+
+    /// Its identity in this process.
+    pub const fn id(&self) -> InstanceId {
+        self.id
+    }
+
+    /// What is configured.
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// What it is.
+    pub const fn role(&self) -> Role {
+        self.instance.role()
+    }
+
+    /// Why it is what it is; in `init`, what keeps it from running now.
+    pub const fn cause(&self) -> Cause {
+        self.cause
+    }
+
+    /// Since when it is what it is.
+    pub const fn since(&self) -> Moment {
+        self.since
+    }
+
+    /// The address that adverts come from.
+    pub const fn source(&self) -> Option<IpAddr> {
+        self.source
+    }
+
+    /// The primary address of the master: our own, or that of whoever was heard last.
+    pub const fn master(&self) -> Option<IpAddr> {
+        self.instance.master()
+    }
+
+    /// The priority that is configured and what tracking adds to it, 1 to 254; 255 for the owner.
+    pub const fn priority(&self) -> Priority {
+        self.instance.parameters().priority
+    }
+
+    /// What is tracked for it and not well, with what that adds to the priority.
+    pub fn tracked(&self) -> impl Iterator<Item = (&str, i16)> {
+        self.tracked.iter().map(|(name, weight)| (name.as_str(), *weight))
+    }
+
+    /// Until when nobody else takes over, whatever becomes of us: `None` unless it is master and
+    /// has lately said so.
+    pub fn good_until(&self) -> Option<Moment> {
+        self.instance.good_until()
+    }
+
+    /// What it has counted.
+    pub const fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Writes an advert for one of [`Settings::destinations`], and says how long it is: at most
+    /// [`crate::advert::LONGEST`]. `None` without an address to send from, or without room.
+    pub fn encode(
+        &self,
+        priority: Priority,
+        destination: IpAddr,
+        buffer: &mut [u8],
+    ) -> Option<usize> {
+        let checksum = match (self.settings.checksum, self.heard) {
+            (ChecksumPolicy::Rfc9568, _) => Checksum::Rfc9568,
+            (ChecksumPolicy::PseudoHeader, _) => Checksum::PseudoHeader,
+            (ChecksumPolicy::Auto, heard) => heard.unwrap_or(Checksum::Rfc9568),
+        };
+        let advert = Advert {
+            vrid: self.settings.vrid,
+            priority,
+            interval: self.settings.interval,
+            addresses: self.addresses()?,
+        };
+        advert.encode(self.source?, destination, checksum, buffer)
+    }
+
+    fn addresses(&self) -> Option<Addresses<'_>> {
+        Addresses::from_wire(self.settings.family(), &self.wire)
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Moment> {
+        self.instance.poll_timeout()
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.instance.is_ready()
+    }
+
+    /// What its own tracking adds to the priority.
+    pub(super) fn weight(&self) -> i32 {
+        self.tracked.iter().map(|(_, weight)| i32::from(*weight)).sum()
+    }
+
+    /// Whether nothing but its group can keep it from running.
+    pub(super) fn is_able(&self) -> bool {
+        self.ability().is_ok()
+    }
+
+    fn ability(&self) -> Result<IpAddr, Cause> {
+        let obstacle =
+            Obstacle::ALL.into_iter().find(|obstacle| self.obstacles[*obstacle as usize]);
+        match (obstacle, self.source) {
+            (Some(obstacle), _) => Err(obstacle.cause()),
+            (None, None) => Err(Cause::NoAddress),
+            (None, Some(source)) => Ok(source),
+        }
+    }
+
+    pub(super) const fn set_source(&mut self, source: Option<IpAddr>) {
+        self.source = source;
+    }
+
+    pub(super) const fn set_obstacle(&mut self, obstacle: Obstacle, is_there: bool) {
+        self.obstacles[obstacle as usize] = is_there;
+    }
+
+    pub(super) fn set_routed_peers(&mut self, peers: Vec<IpAddr>) {
+        self.routed_peers = peers;
+    }
+
+    pub(super) fn track(&mut self, name: &str, weight: i16) {
+        self.tracked.retain(|(other, _)| other != name);
+        if weight != 0 {
+            self.tracked.push((name.to_owned(), weight));
+        }
+    }
+
+    /// Takes what tracking of the whole group adds to the priority.
+    pub(super) fn set_weight(&mut self, weight: i32, now: Moment, sink: &mut Sink<'_>) {
+        self.weight = weight;
+        let parameters = parameters(&self.settings, weight);
+        if parameters != *self.instance.parameters() {
+            self.handle(Input::Reconfigure { parameters, addresses: false }, now, sink);
+        }
+    }
+
+    /// Takes other settings of the same virtual router: the addresses that are new, and those
+    /// that are gone.
+    pub(super) fn take_settings(
+        &mut self,
+        settings: Settings,
+        now: Moment,
+        sink: &mut Sink<'_>,
+    ) -> (Vec<Address>, Vec<Address>) {
+        let missing_in = |those: &[Address], these: &[Address]| {
+            these.iter().filter(|address| !those.contains(address)).copied().collect::<Vec<_>>()
+        };
+        let acquired = missing_in(&self.settings.addresses, &settings.addresses);
+        let released = missing_in(&settings.addresses, &self.settings.addresses);
+        let wire = wire(&settings.addresses);
+        // Whoever hears of it anew, or for the first time, is told now.
+        let addresses = wire != self.wire
+            || !acquired.is_empty()
+            || settings.unicast_peers != self.settings.unicast_peers;
+        (self.settings, self.wire) = (settings, wire);
+        let parameters = parameters(&self.settings, self.weight);
+        if addresses || parameters != *self.instance.parameters() {
+            self.handle(Input::Reconfigure { parameters, addresses }, now, sink);
+        }
+        (acquired, released)
+    }
+
+    /// Tells the machine whether it can run. `together`: all of its group can.
+    pub(super) fn enable(&mut self, together: bool, now: Moment, sink: &mut Sink<'_>) {
+        let ability = match self.ability() {
+            Ok(_) if !together => Err(Cause::Group),
+            ability => ability,
+        };
+        if ability == self.told {
+            return;
+        }
+        self.told = ability;
+        match ability {
+            Ok(source) => self.handle(Input::Able(source), now, sink),
+            Err(cause) => {
+                self.handle(Input::Unable(cause), now, sink);
+                self.cause = cause;
+            }
+        }
+    }
+
+    /// A packet that names this virtual router.
+    pub(super) fn receive(
+        &mut self,
+        packet: &Packet<'_>,
+        now: Moment,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), Rejected> {
+        let (advert, checksum) =
+            self.accept(packet).inspect_err(|rejected| self.counts.rejected.count(*rejected))?;
+        self.heard = Some(checksum);
+        let is_ours = self.addresses().is_some_and(|own| own.is_same_set(advert.addresses));
+        let own = self.instance.parameters();
+        let counts = &mut self.counts;
+        counts.received += 1;
+        counts.priority_zero_received += u64::from(advert.priority == Priority::RELEASE);
+        counts.interval_mismatch += u64::from(advert.interval != own.interval);
+        counts.interval_out_of_bounds += u64::from(own.learned(advert.interval) != advert.interval);
+        counts.address_list_mismatch += u64::from(!is_ours);
+        counts.contentions += u64::from(self.instance.role() == Role::Master);
+        let Advert { priority, interval, .. } = advert;
+        self.handle(Input::Advert { from: packet.source, priority, interval }, now, sink);
+        Ok(())
+    }
+
+    /// The checks of a packet in the order of [`Rejected`].
+    fn accept<'a>(&self, packet: &Packet<'a>) -> Result<(Advert<'a>, Checksum), Rejected> {
+        let routed = self.routed_peers.contains(&packet.source);
+        let scope = if routed { Scope::Routed } else { Scope::Link };
+        let message = Message::verify(packet, scope)?;
+        if message.version() != self.settings.version() {
+            return Err(Rejected::Version);
+        }
+        let advert = message.advert()?;
+        let unicast = self.settings.is_unicast();
+        if unicast == packet.destination.is_multicast() {
+            return Err(Rejected::Destination);
+        }
+        if Some(packet.source) == self.source {
+            return Err(Rejected::OwnSource);
+        }
+        if unicast && !self.settings.unicast_peers.contains(&packet.source) {
+            return Err(Rejected::NotAPeer);
+        }
+        if message.version() == Version::V2 && advert.interval != self.settings.interval {
+            return Err(Rejected::Interval);
+        }
+        let is_ours = || self.addresses().is_some_and(|own| own.is_same_set(advert.addresses));
+        if !may_differ(message.version(), advert.priority) && !is_ours() {
+            return Err(Rejected::AddressList);
+        }
+        Ok((advert, message.checksum()))
+    }
+
+    /// Tells the machine what happened, and the sink what is to be done.
+    pub(super) fn handle(&mut self, input: Input, now: Moment, sink: &mut Sink<'_>) {
+        let actions = self.instance.handle(input, now);
+        if actions.is_none() {
+            return;
+        }
+        let Actions { send, transition, announce: _ } = actions;
+        self.counts.sent += u64::from(send.is_some());
+        self.counts.priority_zero_sent += u64::from(send == Some(Priority::RELEASE));
+        if let Some(transition) = transition {
+            (self.since, self.cause) = (now, transition.cause);
+            match transition.to {
+                Role::Init => self.counts.to_init += 1,
+                Role::Backup => self.counts.to_backup += 1,
+                Role::Master => self.counts.to_master += 1,
+            }
+        }
+        sink(self, actions);
+    }
+}
+
+fn parameters(settings: &Settings, weight: i32) -> Parameters {
+    Parameters {
+        priority: effective(settings.priority, weight),
+        interval: settings.interval,
+        preempt: settings.preempt,
+        preempt_delay: settings.preempt_delay,
+        grouped: settings.sync_group.is_some(),
+    }
+}
+
+/// The addresses as they are sent: of IPv6, those of the link first (RFC 9568, section 5.2.9).
+fn wire(addresses: &[Address]) -> Vec<u8> {
+    let mut wire = Vec::with_capacity(addresses.len() * 16);
+    for of_link in [true, false] {
+        for address in addresses {
+            match address.ip {
+                IpAddr::V4(ip) if of_link => wire.extend(ip.octets()),
+                IpAddr::V6(ip) if ip.is_unicast_link_local() == of_link => {
+                    wire.extend(ip.octets());
+                }
+                IpAddr::V4(_) | IpAddr::V6(_) => {}
+            }
+        }
+    }
+    wire
+}
