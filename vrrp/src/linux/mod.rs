@@ -43,6 +43,12 @@
 //! within 5 to 10 ms. A preferred lifetime of 0 keeps IPv6 from choosing the address as a source;
 //! IPv4 takes no notice of it.
 
+mod frames;
+mod netlink;
+mod sockets;
+mod sys;
+mod thread;
+
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
