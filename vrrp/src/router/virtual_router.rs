@@ -45,6 +45,8 @@ pub struct VirtualRouter {
     /// The addresses as they are sent.
     wire: Vec<u8>,
     source: Option<IpAddr>,
+    /// Whether the shell has ever said what the source is.
+    is_source_known: bool,
     /// Which of [`Obstacle::ALL`] are there.
     obstacles: [bool; Obstacle::ALL.len()],
     /// What the machine was last told of source and obstacles.
@@ -67,6 +69,7 @@ impl VirtualRouter {
             instance: Instance::new(parameters(&settings, 0)),
             wire: wire(&settings.addresses),
             source: None,
+            is_source_known: false,
             obstacles: [false; Obstacle::ALL.len()],
             told: Err(Cause::Startup),
             tracked: Vec::new(),
@@ -185,12 +188,14 @@ impl VirtualRouter {
             Obstacle::ALL.into_iter().find(|obstacle| self.obstacles[*obstacle as usize]);
         match (obstacle, self.source) {
             (Some(obstacle), _) => Err(obstacle.cause()),
-            (None, None) => Err(Cause::NoAddress),
+            (None, None) if self.is_source_known => Err(Cause::NoAddress),
+            (None, None) => Err(Cause::Startup),
             (None, Some(source)) => Ok(source),
         }
     }
 
     pub(super) const fn set_source(&mut self, source: Option<IpAddr>) {
+        self.is_source_known = true;
         self.source = source;
     }
 
