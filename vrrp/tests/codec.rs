@@ -298,9 +298,10 @@ proptest! {
 
 #[test]
 fn no_bit_of_what_was_captured_can_fall_over_unnoticed() {
-    for (bytes, source, group) in
-        [(hex(KEEPALIVED_V4), "10.0.0.2", "224.0.0.18"), (hex(KEEPALIVED_V6), SENDER_V6, "ff02::12")]
-    {
+    for (bytes, source, group) in [
+        (hex(KEEPALIVED_V4), "10.0.0.2", "224.0.0.18"),
+        (hex(KEEPALIVED_V6), SENDER_V6, "ff02::12"),
+    ] {
         for bit in 0..bytes.len() * 8 {
             let mut bytes = bytes.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
