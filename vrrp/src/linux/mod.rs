@@ -43,11 +43,23 @@
 //! within 5 to 10 ms. A preferred lifetime of 0 keeps IPv6 from choosing the address as a source;
 //! IPv4 takes no notice of it.
 
+mod driver;
+mod events;
 mod frames;
+mod guard;
+mod held;
+mod keeper;
+mod lease;
+mod leftovers;
+mod links;
 mod netlink;
+mod notify;
+mod running;
 mod sockets;
 mod sys;
 mod thread;
+mod vmac;
+mod voice;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -57,6 +69,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use self::driver::Command;
+use self::running::Threads;
 use crate::settings::{self, Address, Settings};
 use crate::types::{Moment, Version, Vrid};
 
@@ -272,19 +286,18 @@ impl fmt::Display for Leftover {
 
 /// Runs virtual routers. Dropping it stops them as [`Vrrp::stop`] does.
 pub struct Vrrp {
-    _todo: (),
+    threads: Threads,
 }
 
 /// Runs virtual routers with these settings, in the network namespace of the calling thread.
-/// Interfaces need not be there yet.
+/// Interfaces need not be there yet. Addresses that a process before left behind are deleted.
 ///
 /// # Errors
 ///
 /// If settings contradict themselves, a capability is missing, or the system refuses sockets or
 /// threads. Then nothing runs.
 pub fn start(settings: Vec<Settings>, options: Options) -> Result<Vrrp, Error> {
-    let _ = (settings, options);
-    Err(Error::Unresponsive)
+    Ok(Vrrp { threads: Threads::start(settings, options)? })
 }
 
 impl Vrrp {
@@ -294,47 +307,51 @@ impl Vrrp {
     ///
     /// If they contradict themselves: then nothing changes. If the driver does not answer.
     pub fn reconfigure(&self, settings: Vec<Settings>) -> Result<(), Error> {
-        let _ = settings;
-        Err(Error::Unresponsive)
+        self.threads.reconfigure(settings)
     }
 
     /// Adds a weight to the priority of a virtual router for as long as it is not 0. `name` says
     /// what for: it is what [`Status::reason`] shows, and a later call with it replaces the
     /// weight. An unknown instance is no error: it may have just been configured away.
     pub fn track(&self, instance: &str, name: &str, weight: i16) {
-        let _ = (instance, name, weight);
+        let (instance, name) = (instance.to_owned(), name.to_owned());
+        if self.threads.command(Command::Track { instance, name, weight }).is_err() {
+            tracing::error!("the VRRP driver does not take weights");
+        }
     }
 
     /// What is the case with all virtual routers. Waits for the driver for a fifth of a second at
     /// most; then the answer is the previous one.
     pub fn status(&self) -> Vec<Status> {
-        Vec::new()
+        self.threads.report().routers
     }
 
     /// Packets refused that no virtual router owns, by reason (wrong TTL, version, checksum,
     /// VRID, …).
     pub fn rejected(&self) -> Vec<(&'static str, u64)> {
-        Vec::new()
+        self.threads.report().strays
     }
 
     /// Gives the addresses up: priority 0 is sent, addresses are deleted, the guard is told, and
-    /// threads end. Takes a second at most.
-    pub fn stop(self) {}
+    /// threads end. Takes a second or two at most, and usually a few milliseconds.
+    pub fn stop(self) {
+        drop(self);
+    }
 }
 
 /// Deletes addresses of these settings that a process before left behind: those which bear the
-/// mark of this program or have a finite lifetime. One that somebody added by hand stays.
+/// mark of this program (`IFA_PROTO` 112), or, where the kernel knows no marks (before 5.18), end
+/// within [`LIFETIME`]. One that somebody added by hand, or got by DHCP, stays.
 ///
 /// # Errors
 ///
 /// If netlink cannot be spoken, or the kernel refuses to delete.
 pub fn release_leftovers(settings: &[Settings]) -> Result<Vec<Leftover>, Error> {
-    let _ = settings;
-    Ok(Vec::new())
+    leftovers::release(settings)
 }
 
 /// What the process does that [`Options::guard`] starts: it returns when its parent is gone and
-/// the addresses are too. Nothing else may run in it.
+/// the addresses are too. Nothing else may run in it, and its standard input is not to be touched.
 pub fn guard_main() -> ExitCode {
-    ExitCode::FAILURE
+    guard::process::run()
 }

@@ -20,6 +20,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use socket2::SockRef;
 
+use super::LIFETIME;
 use crate::settings::Address;
 
 /// The mark on addresses of ours (`IFA_PROTO`, since Linux 5.18): the number of the protocol.
@@ -46,8 +47,8 @@ pub struct Found {
     pub address: Address,
     /// Whether it bears [`MARK`].
     pub marked: bool,
-    /// Whether the kernel will delete it some day.
-    pub mortal: bool,
+    /// Seconds until the kernel deletes it; `None` = it stays.
+    pub remaining: Option<u32>,
     /// Whether it is there only besides another of its subnet.
     pub secondary: bool,
     /// Whether packets may be sent from it: no duplicate is looked for, or was found.
@@ -55,19 +56,28 @@ pub struct Found {
 }
 
 impl Found {
+    /// Whether this program, or one like it, put it there: nobody else gives such a lifetime, and
+    /// kernels before 5.18 know no marks.
+    pub fn is_ours(&self) -> bool {
+        let short = |seconds| u64::from(seconds) <= LIFETIME.as_secs();
+        self.marked || self.remaining.is_some_and(short)
+    }
+
     /// What a message says; `None` if it has no address.
     pub fn from_message(message: &AddressMessage) -> Option<Self> {
         let mut ip = None;
         let mut peer = None;
         let mut flags = AddressFlags::from_bits_retain(message.header.flags.bits().into());
-        let (mut marked, mut mortal) = (false, false);
+        let (mut marked, mut remaining) = (false, None);
         for attribute in &message.attributes {
             match attribute {
                 // On links between two, `Address` is the other end.
                 AddressAttribute::Local(local) => ip = Some(*local),
                 AddressAttribute::Address(address) => peer = Some(*address),
                 AddressAttribute::Flags(all) => flags = *all,
-                AddressAttribute::CacheInfo(cache) => mortal = cache.ifa_valid != FOREVER,
+                AddressAttribute::CacheInfo(cache) => {
+                    remaining = Some(cache.ifa_valid).filter(|valid| *valid != FOREVER);
+                }
                 AddressAttribute::Protocol(protocol) => marked = u8::from(*protocol) == MARK,
                 _ => {}
             }
@@ -78,7 +88,7 @@ impl Found {
             index: message.header.index,
             address: Address { ip, prefix: message.header.prefix_len },
             marked,
-            mortal,
+            remaining,
             secondary: flags.contains(AddressFlags::Secondary),
             usable: !flags.intersects(unusable),
         })
@@ -270,7 +280,8 @@ impl Request {
     }
 
     /// Adds an address of ours, or gives it a new lifetime (whole seconds; `None` = no end).
-    pub fn add(index: u32, address: Address, lifetime: Option<Duration>) -> Self {
+    /// `route`: with a route to its subnet, as is usual.
+    pub fn add(index: u32, address: Address, lifetime: Option<Duration>, route: bool) -> Self {
         let mut message = address_message(index, address);
         let valid = lifetime
             .map_or(FOREVER, |lifetime| u32::try_from(lifetime.as_secs()).unwrap_or(FOREVER));
@@ -280,12 +291,15 @@ impl Request {
         // while the interface has a primary address, and has no such notion.
         cache.ifa_preferred = if address.ip.is_ipv6() { 0 } else { valid };
         message.attributes.push(AddressAttribute::CacheInfo(cache));
+        let mut flags = AddressFlags::empty();
+        flags.set(AddressFlags::Noprefixroute, !route);
         if address.ip.is_ipv6() {
             // Who held it before may not be gone from the link yet, and a second of looking for
             // duplicates would be a second of silence.
             message.header.flags = AddressHeaderFlags::Nodad;
-            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+            flags |= AddressFlags::Nodad;
         }
+        message.attributes.push(AddressAttribute::Flags(flags));
         message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(MARK)));
         Self::new(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
     }

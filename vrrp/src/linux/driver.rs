@@ -1,0 +1,505 @@
+//! The driver: the thread that has adverts in and out in time.
+//!
+//! Each turn it empties the receiving sockets before it believes the clock, so that a master that
+//! was paused hears its successor first. Deadlines are absolute, on a clock that counts pauses.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, SystemTime};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+
+use super::events::{Entry, Outbox};
+use super::lease::Order;
+use super::links::{Interface, Interfaces};
+use super::sockets::Receiver;
+use super::thread::{self, Queue};
+use super::vmac::Wanted;
+use super::voice::{Voice, state};
+use super::{Counts, Service, Status, sys};
+use crate::advert::Rejected;
+use crate::instance::Role;
+use crate::router::{Change, InstanceId, Obstacle, Router, VirtualRouter};
+use crate::settings::{self, Settings};
+use crate::types::{Family, Moment};
+
+/// Real-time priority, 1 to 99: that of keepalived where it is told to have one.
+const PRIORITY: i32 = 50;
+
+/// The longest between two turns: what the guard's beat lives on.
+const PULSE: Duration = Duration::from_millis(100);
+
+/// Packets that are read from one socket in a turn. More than this is a flood, which must not
+/// keep adverts from going out.
+const DRAIN: usize = 512;
+
+/// More than any packet of an advert.
+const BUFFER: usize = 8 << 10;
+
+const TIMER: u64 = 0;
+const COMMANDS: u64 = 1;
+const LINKS: u64 = 2;
+const RECEIVERS: u64 = 16;
+
+/// What others want of the driver.
+pub enum Command {
+    /// Other settings, and where to say how that went.
+    Reconfigure(Vec<Settings>, SyncSender<Result<(), settings::Error>>),
+    /// A weight that tracking adds to a priority.
+    Track {
+        /// Name of the virtual router.
+        instance: String,
+        /// What is tracked.
+        name: String,
+        /// What it adds.
+        weight: i16,
+    },
+    /// Where to say what is the case.
+    Status(SyncSender<Report>),
+    /// The end, and where to say that it has come.
+    Stop(SyncSender<()>),
+}
+
+/// What is the case.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// With each virtual router.
+    pub routers: Vec<Status>,
+    /// With packets for none.
+    pub strays: Vec<(&'static str, u64)>,
+}
+
+/// What the driver shares with others.
+pub struct Shared {
+    /// Commands.
+    pub commands: Arc<Queue<Command>>,
+    /// Interfaces, when they change.
+    pub links: Arc<Queue<Interfaces>>,
+    /// Orders to the keeper.
+    pub orders: Arc<Queue<Order>>,
+    /// Events.
+    pub outbox: Arc<Outbox>,
+    /// When it turned last.
+    pub pulse: Arc<AtomicU64>,
+    /// Whether the keeper has ended.
+    pub keeper_gone: Arc<AtomicBool>,
+    /// Asked before each advert.
+    pub service: Service,
+}
+
+struct Listening {
+    interface: String,
+    index: u32,
+    family: Family,
+    receiver: Receiver,
+}
+
+/// The driver's state.
+pub struct Driver {
+    shared: Shared,
+    router: Router,
+    voice: Voice,
+    interfaces: Interfaces,
+    receivers: Vec<Option<Listening>>,
+    epoll: Epoll,
+    timer: TimerFd,
+    buffer: Vec<u8>,
+    trouble: Option<String>,
+    realtime: bool,
+    /// Something could not be done, and is tried again then.
+    retry_at: Option<Moment>,
+}
+
+impl Driver {
+    /// A driver with these settings, which have been checked.
+    ///
+    /// # Errors
+    ///
+    /// If there are too many open files, or settings cannot be after all.
+    pub fn new(
+        shared: Shared,
+        settings: Vec<Settings>,
+        interfaces: Interfaces,
+    ) -> Result<Self, super::Error> {
+        let open = |source: io::Error| super::Error::System { what: "wait for events", source };
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|e| open(e.into()))?;
+        let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
+        let timer = TimerFd::new(ClockId::CLOCK_BOOTTIME, flags).map_err(|e| open(e.into()))?;
+        for (fd, token) in [
+            (timer.as_fd(), TIMER),
+            (shared.commands.wake().as_fd(), COMMANDS),
+            (shared.links.wake().as_fd(), LINKS),
+        ] {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, token);
+            epoll.add(fd, event).map_err(|error| open(error.into()))?;
+        }
+        let voice = Voice::new(Arc::clone(&shared.orders), Arc::clone(&shared.outbox));
+        let mut driver = Self {
+            shared,
+            router: Router::new(),
+            voice,
+            interfaces,
+            receivers: Vec::new(),
+            epoll,
+            timer,
+            buffer: vec![0; BUFFER],
+            trouble: None,
+            realtime: false,
+            retry_at: None,
+        };
+        driver.reconfigure(settings, thread::now())?;
+        Ok(driver)
+    }
+
+    /// The body of the thread.
+    pub fn run(mut self) {
+        self.realtime = match sys::set_realtime(PRIORITY) {
+            Ok(()) => true,
+            Err(error) => {
+                let line = format!(
+                    "no real-time priority ({error}): on a busy host adverts may be late; \
+                     CAP_SYS_NICE permits it"
+                );
+                self.shared.outbox.put_entry(Entry::Warning(line));
+                false
+            }
+        };
+        let now = thread::now();
+        self.look_at_service(now);
+        self.apply_interfaces(now);
+        loop {
+            let now = thread::now();
+            self.shared.pulse.store(thread::nanos(now), Ordering::Release);
+            self.set_timer(now);
+            let mut events = [EpollEvent::empty(); 64];
+            let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+                Ok(count) => count,
+                Err(nix::errno::Errno::EINTR) => 0,
+                Err(error) => {
+                    let line = format!("waiting for events failed: {error}");
+                    self.shared.outbox.put_entry(Entry::Warning(line));
+                    std::thread::sleep(Duration::from_millis(1));
+                    0
+                }
+            };
+            let events = &events[..count];
+            for event in events.iter().filter(|event| event.data() >= RECEIVERS) {
+                self.drain((event.data() - RECEIVERS) as usize);
+            }
+            let now = thread::now();
+            self.look_at_service(now);
+            let Self { router, voice, .. } = &mut self;
+            router.tick(now, &mut |router, actions| voice.act(router, actions));
+            if events.iter().any(|event| event.data() == LINKS) {
+                self.take_interfaces(now);
+            }
+            if self.retry_at.is_some_and(|at| at <= now) {
+                self.apply_interfaces(now);
+            }
+            if events.iter().any(|event| event.data() == COMMANDS) && self.take_commands() {
+                return;
+            }
+            for router in self.router.iter() {
+                self.voice.publish(router);
+            }
+        }
+    }
+
+    fn set_timer(&self, now: Moment) {
+        let mut at = now + PULSE;
+        for other in [self.router.poll_timeout(), self.retry_at].into_iter().flatten() {
+            at = at.min(other);
+        }
+        // A timer of zero would be none at all.
+        let at = at.since_beginning().max(Duration::from_nanos(1));
+        let at = Expiration::OneShot(TimeSpec::from_duration(at));
+        if let Err(error) = self.timer.set(at, TimerSetTimeFlags::TFD_TIMER_ABSTIME) {
+            let line = format!("the timer cannot be set: {error}");
+            self.shared.outbox.put_entry(Entry::Warning(line));
+        }
+    }
+
+    fn drain(&mut self, slot: usize) {
+        let Self { router, voice, receivers, buffer, .. } = self;
+        let Some(Some(listening)) = receivers.get_mut(slot) else { return };
+        for _ in 0..DRAIN {
+            let packet = match listening.receiver.next(buffer) {
+                Ok(Some(packet)) => packet,
+                Ok(None) => return,
+                // The interface went down. The monitor of links tells in a moment.
+                Err(_) => return,
+            };
+            let now = thread::now();
+            let heard = router.receive(&listening.interface, &packet, now, &mut |router, actions| {
+                voice.act(router, actions);
+            });
+            if let Ok(id) = heard
+                && let Some(router) = router.get(id)
+            {
+                let priority = packet.payload.get(2).copied().unwrap_or_default();
+                voice.notice_contention(router, packet.source, priority, now);
+            }
+        }
+    }
+
+    fn look_at_service(&mut self, now: Moment) {
+        let gone = self.shared.keeper_gone.load(Ordering::Acquire);
+        let answer = (self.shared.service)(now);
+        let trouble = if gone { Some("nobody keeps addresses".to_owned()) } else { answer.err() };
+        if trouble.is_some() != self.trouble.is_some() {
+            let there = trouble.is_some();
+            self.for_each(|router, voice, id| {
+                router.set_obstacle(id, Obstacle::Service, there, now, &mut |router, actions| {
+                    voice.act(router, actions);
+                });
+            });
+        }
+        self.trouble = trouble;
+    }
+
+    fn for_each(&mut self, mut what: impl FnMut(&mut Router, &mut Voice, InstanceId)) {
+        let ids: Vec<_> = self.router.iter().map(VirtualRouter::id).collect();
+        for id in ids {
+            what(&mut self.router, &mut self.voice, id);
+        }
+    }
+
+    fn take_interfaces(&mut self, now: Moment) {
+        self.shared.links.wake().quiet();
+        let mut newest = None;
+        while let Some(interfaces) = self.shared.links.try_pop() {
+            newest = Some(interfaces);
+        }
+        if let Some(interfaces) = newest {
+            self.interfaces = interfaces;
+            self.apply_interfaces(now);
+        }
+    }
+
+    /// Tells each virtual router what its interfaces mean for it.
+    fn apply_interfaces(&mut self, now: Moment) {
+        self.retry_at = None;
+        self.set_receivers(now);
+        let interfaces = Arc::clone(&self.interfaces);
+        let find = |name: &str| interfaces.iter().find(|interface| interface.name == name);
+        let mut failed = false;
+        self.for_each(|router, voice, id| {
+            let Some(virtual_router) = router.get(id) else { return };
+            let settings = virtual_router.settings().clone();
+            let below = find(&settings.interface);
+            let device = match Wanted::of(&settings) {
+                Some(virtual_mac) => find(&virtual_mac.name),
+                None => below,
+            };
+            let up = |interface: Option<&Interface>| interface.is_some_and(|one| one.up);
+            let usable = up(below) && up(device);
+            let tracked = settings.track_interfaces.iter().all(|name| up(find(name)));
+            let source = below.and_then(|below| below.source(&settings));
+            if let Some(below) = below {
+                router.set_routed_peers(id, below.routed_peers(&settings));
+            }
+            // What takes mastership comes while the old way still is there: priority 0 may
+            // yet get out.
+            let mut act = |router: &VirtualRouter, actions| voice.act(router, actions);
+            for (obstacle, there) in
+                [(Obstacle::Interface, !usable), (Obstacle::TrackedInterface, !tracked)]
+            {
+                if there {
+                    router.set_obstacle(id, obstacle, true, now, &mut act);
+                }
+            }
+            if source.is_none() {
+                router.set_source(id, None, now, &mut act);
+            }
+            let Some(virtual_router) = router.get(id) else { return };
+            let way = if usable { device.zip(source) } else { None };
+            let can_send = voice.set_way(virtual_router, way);
+            failed |= way.is_some() && !can_send;
+            let mut act = |router: &VirtualRouter, actions| voice.act(router, actions);
+            for (obstacle, there) in
+                [(Obstacle::Interface, !usable), (Obstacle::TrackedInterface, !tracked)]
+            {
+                router.set_obstacle(id, obstacle, there, now, &mut act);
+            }
+            let source = if can_send { source } else { None };
+            router.set_source(id, source, now, &mut act);
+            if let Some(virtual_router) = router.get(id) {
+                voice.tell_keeper(virtual_router);
+                failed |= voice.is_untold(id);
+            }
+        });
+        if failed {
+            self.retry_at = Some(now + PULSE);
+        }
+    }
+
+    /// Hears on each interface, for each family, that a virtual router is on.
+    fn set_receivers(&mut self, now: Moment) {
+        let interfaces = Arc::clone(&self.interfaces);
+        let mut wanted: Vec<(&Interface, Family)> = Vec::new();
+        for router in self.router.iter() {
+            let settings = router.settings();
+            let interface = interfaces.iter().find(|one| one.name == settings.interface);
+            let Some(interface) = interface else { continue };
+            let known = |(other, family): &(&Interface, Family)| {
+                other.index == interface.index && *family == settings.family()
+            };
+            if !wanted.iter().any(known) {
+                wanted.push((interface, settings.family()));
+            }
+        }
+        let fits = |listening: &Listening, (interface, family): &(&Interface, Family)| {
+            listening.index == interface.index
+                && listening.interface == interface.name
+                && listening.family == *family
+        };
+        for slot in &mut self.receivers {
+            // The system forgets what is closed.
+            slot.take_if(|listening| !wanted.iter().any(|wanted| fits(listening, wanted)));
+        }
+        for wanted in &wanted {
+            let (interface, family) = *wanted;
+            if self.receivers.iter().flatten().any(|listening| fits(listening, wanted)) {
+                continue;
+            }
+            let name = interface.name.clone();
+            let opened = Receiver::open(family, &name, interface.index).and_then(|receiver| {
+                let slot = self.receivers.iter().position(Option::is_none);
+                let slot = slot.unwrap_or(self.receivers.len());
+                let event = EpollEvent::new(EpollFlags::EPOLLIN, RECEIVERS + slot as u64);
+                self.epoll.add(&receiver, event)?;
+                Ok((slot, receiver))
+            });
+            match opened {
+                Ok((slot, receiver)) => {
+                    let listening =
+                        Listening { interface: name, index: interface.index, family, receiver };
+                    if slot == self.receivers.len() {
+                        self.receivers.push(None);
+                    }
+                    self.receivers[slot] = Some(listening);
+                }
+                Err(error) => {
+                    let line = format!("cannot hear adverts on {name}: {error}");
+                    self.shared.outbox.put_entry(Entry::Warning(line));
+                    self.retry_at = Some(now + PULSE);
+                }
+            }
+        }
+    }
+
+    fn reconfigure(
+        &mut self,
+        settings: Vec<Settings>,
+        now: Moment,
+    ) -> Result<(), settings::Error> {
+        let Self { router, voice, .. } = self;
+        let mut act = |router: &VirtualRouter, actions| voice.act(router, actions);
+        let changes = router.reconfigure(settings, now, &mut act)?;
+        let there = self.trouble.is_some();
+        for change in changes {
+            match change {
+                Change::Removed(id) => self.voice.forget(id),
+                Change::Added(id) if there => {
+                    let Self { router, voice, .. } = self;
+                    let mut act = |router: &VirtualRouter, actions| voice.act(router, actions);
+                    router.set_obstacle(id, Obstacle::Service, true, now, &mut act);
+                }
+                Change::Added(_) | Change::Changed { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this is the end.
+    fn take_commands(&mut self) -> bool {
+        self.shared.commands.wake().quiet();
+        while let Some(command) = self.shared.commands.try_pop() {
+            let now = thread::now();
+            match command {
+                Command::Reconfigure(settings, reply) => {
+                    let outcome = self.reconfigure(settings, now);
+                    if outcome.is_ok() {
+                        self.apply_interfaces(now);
+                    }
+                    // Whoever asked may have gone.
+                    let _gone = reply.try_send(outcome);
+                }
+                Command::Track { instance, name, weight } => {
+                    let Self { router, voice, .. } = self;
+                    let found = router.iter().find(|router| router.settings().name == instance);
+                    if let Some(id) = found.map(VirtualRouter::id) {
+                        let mut act = |router: &VirtualRouter, actions| voice.act(router, actions);
+                        router.track(id, &name, weight, now, &mut act);
+                    }
+                }
+                Command::Status(reply) => {
+                    let _gone = reply.try_send(self.report(now));
+                }
+                Command::Stop(reply) => {
+                    let Self { router, voice, .. } = self;
+                    router.stop(now, &mut |router, actions| voice.act(router, actions));
+                    let _gone = reply.try_send(());
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    fn report(&self, now: Moment) -> Report {
+        Report {
+            routers: self.router.iter().map(|router| self.status(router, now)).collect(),
+            strays: nonzero(self.router.strays().iter()),
+        }
+    }
+
+    fn status(&self, router: &VirtualRouter, now: Moment) -> Status {
+        let settings = router.settings();
+        let counts = router.counts();
+        let mut reasons = Vec::new();
+        if router.role() == Role::Init {
+            let cause = router.cause();
+            reasons.push(match &self.trouble {
+                Some(trouble) => format!("service: {trouble}"),
+                None => cause.as_str().replace('_', " "),
+            });
+        }
+        reasons.extend(router.tracked().map(|(name, weight)| format!("{name} {weight:+}")));
+        let past = now - router.since();
+        Status {
+            name: settings.name.clone(),
+            vrid: settings.vrid,
+            version: settings.version(),
+            interface: settings.interface.clone(),
+            state: state(router.role()),
+            priority: settings.priority.get(),
+            effective_priority: router.priority().get(),
+            addresses: settings.addresses.clone(),
+            master: router.master(),
+            since: SystemTime::now().checked_sub(past).unwrap_or(SystemTime::UNIX_EPOCH),
+            transitions: counts.to_init + counts.to_backup + counts.to_master,
+            cause: router.cause().as_str(),
+            reason: (!reasons.is_empty()).then(|| reasons.join(", ")),
+            counts: Counts {
+                sent: counts.sent,
+                received: counts.received,
+                priority_zero_sent: counts.priority_zero_sent,
+                priority_zero_received: counts.priority_zero_received,
+                send_failures: self.voice.send_failures(router.id()),
+                rejected: nonzero(counts.rejected.iter()),
+            },
+            realtime: self.realtime,
+        }
+    }
+}
+
+fn nonzero(counts: impl Iterator<Item = (Rejected, u64)>) -> Vec<(&'static str, u64)> {
+    let some = counts.filter(|(_, count)| *count > 0);
+    some.map(|(reason, count)| (reason.as_str(), count)).collect()
+}

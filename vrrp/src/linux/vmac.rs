@@ -1,0 +1,257 @@
+//! Virtual MACs: a macvlan with the hardware address of RFC 9568, section 7.3, that has the
+//! shared addresses and sends the adverts, so that neighbours never learn another one.
+//!
+//! - The macvlan is in bridge mode. In private mode, a peer's adverts, which come from the same
+//!   hardware address, would be seen on the macvlan alone, not on the interface below.
+//! - An address on it makes no route to its subnet in the main table, since the interface below
+//!   has one. A rule (`from ADDRESS`) leads what is sent from it to a table with such a route.
+//!   Without it, answers, and ARP requests for clients, would leave with the physical address.
+//! - The interface below must not answer ARP for it: `arp_ignore` is set there, and put back.
+//!
+//! Only answers to the subnet are led this way; what goes through a gateway is left to the routes
+//! of the host.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoMacVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::links::Interface;
+use super::netlink::{MARK, Netlink, Request};
+use crate::settings::{Address, Settings};
+use crate::types::Family;
+
+/// Routing tables for virtual MACs begin here; the index of the macvlan is added.
+const TABLES: u32 = 1_120_000;
+
+/// Priority of the rules, before that of the main table (32766).
+const RULE_PRIORITY: u32 = 11_200;
+
+/// A virtual MAC that is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The interface below.
+    pub below: String,
+    /// Its own name.
+    pub name: String,
+    /// Its hardware address.
+    pub mac: [u8; 6],
+    /// Whether it is for IPv6.
+    pub family: Family,
+}
+
+impl Wanted {
+    /// The one for these settings; `None` if they have none.
+    pub fn of(settings: &Settings) -> Option<Self> {
+        let family = settings.family();
+        let vrid = settings.vrid.get();
+        settings.virtual_mac.then(|| Self {
+            below: settings.interface.clone(),
+            name: match family {
+                Family::V4 => format!("vrrp.{vrid}"),
+                Family::V6 => format!("vrrp6.{vrid}"),
+            },
+            mac: [0, 0, 0x5e, 0, if family == Family::V4 { 1 } else { 2 }, vrid],
+            family,
+        })
+    }
+}
+
+/// What was changed for virtual MACs, to be undone.
+#[derive(Debug, Default)]
+pub struct Made {
+    names: Vec<String>,
+    /// Values of the system before, by file.
+    before: Vec<(String, String)>,
+}
+
+impl Made {
+    /// Makes what is wanted, where the interface below is there, and deletes what is not wanted
+    /// any more. Says whether anything changed.
+    pub fn provide(
+        &mut self,
+        netlink: &mut Netlink,
+        interfaces: &[Interface],
+        wanted: &[Wanted],
+    ) -> bool {
+        let mut changed = false;
+        for name in std::mem::take(&mut self.names) {
+            if wanted.iter().any(|wanted| wanted.name == name) {
+                self.names.push(name);
+            } else if let Some(old) = interfaces.iter().find(|one| one.name == name) {
+                delete(netlink, old.index);
+                changed = true;
+            }
+        }
+        for wanted in wanted {
+            let Some(below) = interfaces.iter().find(|one| one.name == wanted.below) else {
+                continue;
+            };
+            let mut there = interfaces.iter().find(|one| one.name == wanted.name);
+            if let Some(old) = there
+                && !self.names.contains(&wanted.name)
+            {
+                // Of a process before, which may have left addresses on it.
+                delete(netlink, old.index);
+                there = None;
+            }
+            if there.is_some() {
+                continue;
+            }
+            match self.make(netlink, below, wanted) {
+                Ok(()) => changed = true,
+                Err(error) => {
+                    tracing::error!(%error, name = wanted.name, "cannot make the virtual MAC");
+                }
+            }
+        }
+        changed
+    }
+
+    fn make(
+        &mut self,
+        netlink: &mut Netlink,
+        below: &Interface,
+        wanted: &Wanted,
+    ) -> io::Result<()> {
+        let mut link = LinkMessage::default();
+        link.attributes.push(LinkAttribute::IfName(wanted.name.clone()));
+        link.attributes.push(LinkAttribute::Link(below.index));
+        link.attributes.push(LinkAttribute::Address(wanted.mac.to_vec()));
+        link.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::MacVlan),
+            LinkInfo::Data(InfoData::MacVlan(vec![InfoMacVlan::Mode(MacVlanMode::Bridge)])),
+        ]));
+        let request = Request::new(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL);
+        netlink.apply([request])?.into_iter().collect::<io::Result<()>>()?;
+        if !self.names.contains(&wanted.name) {
+            self.names.push(wanted.name.clone());
+        }
+        let name = &wanted.name;
+        // Before it is up, or the kernel would have given it addresses of its own.
+        match wanted.family {
+            Family::V4 => set(&format!("ipv6/conf/{name}/disable_ipv6"), "1")?,
+            Family::V6 => {
+                set(&format!("ipv6/conf/{name}/addr_gen_mode"), "1")?;
+                set(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
+            }
+        }
+        // It answers for its own addresses alone, and what comes in may go out below.
+        set(&format!("ipv4/conf/{name}/arp_ignore"), "1")?;
+        set(&format!("ipv4/conf/{name}/accept_local"), "1")?;
+        set(&format!("ipv4/conf/{name}/rp_filter"), "2")?;
+        self.change(&format!("ipv4/conf/{}/arp_ignore", wanted.below), "1")?;
+        self.change(&format!("ipv4/conf/{}/arp_announce", wanted.below), "2")?;
+        let mut link = LinkMessage::default();
+        link.attributes.push(LinkAttribute::IfName(wanted.name.clone()));
+        link.header.flags = LinkFlags::Up;
+        link.header.change_mask = LinkFlags::Up;
+        let request = Request::new(RouteNetlinkMessage::SetLink(link), 0);
+        netlink.apply([request])?.into_iter().collect()
+    }
+
+    /// Sets a value of the system that is not ours, and remembers the one before.
+    fn change(&mut self, name: &str, value: &str) -> io::Result<()> {
+        let before = fs::read_to_string(format!("/proc/sys/net/{name}"))?;
+        if before.trim() != value && !self.before.iter().any(|(known, _)| known == name) {
+            self.before.push((name.to_owned(), before.trim().to_owned()));
+        }
+        set(name, value)
+    }
+
+    /// Takes it all away.
+    pub fn undo(self, netlink: &mut Netlink) {
+        let links = match super::links::interfaces(netlink) {
+            Ok(links) => links,
+            Err(error) => return tracing::warn!(%error, "virtual MACs stay"),
+        };
+        for link in links.iter().filter(|link| self.names.contains(&link.name)) {
+            delete(netlink, link.index);
+        }
+        for (name, value) in self.before {
+            if let Err(error) = set(&name, &value) {
+                tracing::warn!(%error, name, "cannot be set to what it was");
+            }
+        }
+    }
+}
+
+fn set(name: &str, value: &str) -> io::Result<()> {
+    fs::write(format!("/proc/sys/net/{name}"), value)
+}
+
+fn delete(netlink: &mut Netlink, index: u32) {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    let request = Request::new(RouteNetlinkMessage::DelLink(link), 0);
+    let outcome: io::Result<()> =
+        netlink.apply([request]).and_then(|all| all.into_iter().collect());
+    if let Err(error) = outcome {
+        tracing::warn!(%error, index, "cannot delete the virtual MAC");
+    }
+}
+
+/// What leads packets from an address on a virtual MAC out through it.
+pub fn source_routes(index: u32, address: Address) -> Vec<Request> {
+    let mut route = RouteMessage::default();
+    let (family, all, subnet) = match address.ip {
+        IpAddr::V4(ip) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(address.prefix)).unwrap_or(0);
+            let subnet = RouteAddress::Inet((u32::from(ip) & mask).into());
+            (AddressFamily::Inet, RouteAddress::Inet(ip), subnet)
+        }
+        // It is only ever spoken to, and from, on its link.
+        IpAddr::V6(ip) if ip.is_unicast_link_local() => return Vec::new(),
+        IpAddr::V6(ip) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(address.prefix)).unwrap_or(0);
+            let subnet = RouteAddress::Inet6((u128::from(ip) & mask).into());
+            (AddressFamily::Inet6, RouteAddress::Inet6(ip), subnet)
+        }
+    };
+    route.header.address_family = family;
+    route.header.destination_prefix_length = address.prefix;
+    route.header.protocol = RouteProtocol::Other(MARK);
+    route.header.kind = RouteType::Unicast;
+    if address.ip.is_ipv4() {
+        route.header.scope = RouteScope::Link;
+    }
+    route.attributes.push(RouteAttribute::Destination(subnet));
+    route.attributes.push(RouteAttribute::PrefSource(all));
+    route.attributes.push(RouteAttribute::Oif(index));
+    route.attributes.push(RouteAttribute::Table(TABLES + index));
+    vec![
+        Request::new(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_REPLACE),
+        Request::new(
+            RouteNetlinkMessage::NewRule(rule(index, address)),
+            NLM_F_CREATE | NLM_F_EXCL,
+        ),
+    ]
+}
+
+/// Takes away of [`source_routes`] what does not go with the address.
+pub fn source_rule_gone(index: u32, address: Address) -> Request {
+    Request::new(RouteNetlinkMessage::DelRule(rule(index, address)), 0)
+}
+
+fn rule(index: u32, address: Address) -> RuleMessage {
+    let mut rule = RuleMessage::default();
+    (rule.header.family, rule.header.src_len) = match address.ip {
+        IpAddr::V4(_) => (AddressFamily::Inet, 32),
+        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+    };
+    rule.header.action = RuleAction::ToTable;
+    rule.attributes.push(RuleAttribute::Source(address.ip));
+    rule.attributes.push(RuleAttribute::Table(TABLES + index));
+    rule.attributes.push(RuleAttribute::Priority(RULE_PRIORITY));
+    rule.attributes.push(RuleAttribute::Protocol(RouteProtocol::Other(MARK)));
+    rule
+}
