@@ -227,3 +227,82 @@ fn check_one(settings: &Settings) -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+
+    fn settings(name: &str, vrid: u8, addresses: &[&str]) -> Settings {
+        let address = |ip: &&str| Address { ip: ip.parse().unwrap(), prefix: 24 };
+        Settings {
+            name: name.into(),
+            interface: "eth0".into(),
+            vrid: Vrid::new(vrid).unwrap(),
+            addresses: addresses.iter().map(address).collect(),
+            priority: Priority::DEFAULT,
+            interval: Interval::from_centis(10).unwrap(),
+            preempt: true,
+            preempt_delay: Duration::ZERO,
+            unicast_peers: Vec::new(),
+            checksum: ChecksumPolicy::Auto,
+            sync_group: None,
+            virtual_mac: false,
+            garp_repeat: 5,
+            garp_refresh: Duration::ZERO,
+            track_interfaces: Vec::new(),
+            notify: None,
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let one = settings("one", 1, &["10.0.0.1"]);
+        let name = || String::from("one");
+        let ip = |ip: &str| ip.parse::<IpAddr>().unwrap();
+        let with = |change: fn(&mut Settings)| {
+            let mut changed = one.clone();
+            change(&mut changed);
+            check(&[changed]).err()
+        };
+        assert_eq!(with(|_| ()), None);
+        assert_eq!(with(|it| it.addresses.clear()), Some(Error::NoAddress(name())));
+        let many = with(|it| {
+            it.addresses = (0..256_u32)
+                .map(|bits| Address { ip: IpAddr::V4(bits.into()), prefix: 24 })
+                .collect();
+        });
+        assert_eq!(many, Some(Error::TooManyAddresses(name())));
+        let twice = with(|it| it.addresses.push(it.addresses[0]));
+        assert_eq!(twice, Some(Error::DuplicateAddress(name(), ip("10.0.0.1"))));
+        let prefix = with(|it| it.addresses[0].prefix = 33);
+        assert!(matches!(prefix, Some(Error::Prefix(..))));
+        assert_eq!(with(|it| it.priority = Priority::RELEASE), Some(Error::Priority(name())));
+        let peer = with(|it| it.unicast_peers.push("224.0.0.18".parse().unwrap()));
+        assert_eq!(peer, Some(Error::Peer(name(), ip("224.0.0.18"))));
+        let mixed = with(|it| it.unicast_peers.push("fe80::1".parse().unwrap()));
+        assert_eq!(mixed, Some(Error::MixedFamilies(name())));
+        let mixed = settings("one", 1, &["10.0.0.1", "fe80::1"]);
+        assert_eq!(check(&[mixed]), Err(Error::MixedFamilies(name())));
+        let mut six = settings("one", 1, &["fe80::1"]);
+        six.interval = Interval::from_secs(1).unwrap();
+        assert_eq!(check(&[six.clone()]), Err(Error::FamilyOfVersion(name())));
+
+        let two = settings("two", 1, &["10.0.0.2"]);
+        let error = check(&[one.clone(), two]).unwrap_err();
+        assert_eq!(error, Error::DuplicateVrid(name(), "two".into()));
+        assert_eq!(check(&[one.clone(), one.clone()]), Err(Error::DuplicateName(name())));
+        // Families have identifiers of their own.
+        let six = settings("six", 1, &["fe80::1"]);
+        assert_eq!(check(&[one, six]), Ok(()));
+    }
+
+    #[test]
+    fn adverts_go_to_the_group_or_to_peers() {
+        let mut one = settings("one", 1, &["10.0.0.1"]);
+        assert_eq!(one.destinations().collect::<Vec<_>>(), [Family::V4.group()]);
+        one.unicast_peers = vec!["10.0.0.2".parse().unwrap(), "10.0.0.3".parse().unwrap()];
+        assert_eq!(one.destinations().collect::<Vec<_>>(), one.unicast_peers);
+    }
+}

@@ -1,1 +1,442 @@
+//! Virtual routers of one host, told what arrives and what changes.
 
+extern crate std;
+
+use core::time::Duration;
+use std::borrow::ToOwned;
+use std::string::String;
+use std::vec;
+
+use super::*;
+use crate::advert::{Addresses, Advert, Checksum, LONGEST};
+use crate::instance::{Cause, Role};
+use crate::settings::ChecksumPolicy;
+use crate::types::{Interval, Vrid};
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn at(millis: u64) -> Moment {
+    Moment::new(ms(1_000_000 + millis))
+}
+
+fn ip(address: &str) -> IpAddr {
+    address.parse().unwrap()
+}
+
+const OWN: &str = "10.0.0.2";
+const PEER: &str = "10.0.0.3";
+
+fn settings(name: &str, vrid: u8, address: &str) -> Settings {
+    Settings {
+        name: name.into(),
+        interface: "eth0".into(),
+        vrid: Vrid::new(vrid).unwrap(),
+        addresses: vec![Address { ip: ip(address), prefix: 24 }],
+        priority: Priority::DEFAULT,
+        interval: Interval::from_centis(10).unwrap(),
+        preempt: true,
+        preempt_delay: Duration::ZERO,
+        unicast_peers: Vec::new(),
+        checksum: ChecksumPolicy::Auto,
+        sync_group: None,
+        virtual_mac: false,
+        garp_repeat: 5,
+        garp_refresh: Duration::from_secs(60),
+        track_interfaces: Vec::new(),
+        notify: None,
+    }
+}
+
+/// A router, and what it said.
+struct Host {
+    router: Router,
+    said: Vec<(String, Actions)>,
+    now: Moment,
+}
+
+impl Host {
+    fn new(settings: Vec<Settings>) -> Self {
+        let mut host = Self { router: Router::new(), said: Vec::new(), now: at(0) };
+        host.reconfigure(settings).unwrap();
+        for id in host.ids() {
+            host.set_source(id, Some(OWN));
+        }
+        host.said.clear();
+        host
+    }
+
+    fn ids(&self) -> Vec<InstanceId> {
+        self.router.iter().map(VirtualRouter::id).collect()
+    }
+
+    fn call<T>(&mut self, call: impl FnOnce(&mut Router, Moment, &mut Sink<'_>) -> T) -> T {
+        let said = &mut self.said;
+        call(&mut self.router, self.now, &mut |router, actions| {
+            said.push((router.settings().name.clone(), actions));
+        })
+    }
+
+    fn reconfigure(&mut self, settings: Vec<Settings>) -> Result<Vec<Change>, settings::Error> {
+        self.call(|router, now, sink| router.reconfigure(settings, now, sink))
+    }
+
+    fn set_source(&mut self, id: InstanceId, source: Option<&str>) {
+        self.call(|router, now, sink| router.set_source(id, source.map(ip), now, sink));
+    }
+
+    fn set_obstacle(&mut self, id: InstanceId, obstacle: Obstacle, is_there: bool) {
+        self.call(|router, now, sink| router.set_obstacle(id, obstacle, is_there, now, sink));
+    }
+
+    fn track(&mut self, id: InstanceId, name: &str, weight: i16) {
+        self.call(|router, now, sink| router.track(id, name, weight, now, sink));
+    }
+
+    /// Lets time pass, tick by tick.
+    fn pass(&mut self, length: Duration) {
+        let end = self.now + length;
+        while let Some(due) = self.router.poll_timeout().filter(|due| *due <= end) {
+            self.now = self.now.max(due);
+            self.call(|router, now, sink| router.tick(now, sink));
+        }
+        self.now = end;
+    }
+
+    fn receive(&mut self, from: &str, to: &str, payload: &[u8]) -> Result<InstanceId, Rejected> {
+        let packet = Packet { source: ip(from), destination: ip(to), ttl: 255, payload };
+        self.call(|router, now, sink| router.receive("eth0", &packet, now, sink))
+    }
+
+    fn role(&self, id: InstanceId) -> Role {
+        self.router.get(id).unwrap().role()
+    }
+
+    /// The transitions since last asked, as `name: cause`.
+    fn transitions(&mut self) -> Vec<String> {
+        let said = core::mem::take(&mut self.said).into_iter();
+        let changes = said.filter_map(|(name, actions)| Some((name, actions.transition?)));
+        changes.map(|(name, it)| std::format!("{name}: {} {}", it.to, it.cause)).collect()
+    }
+}
+
+/// An advert of the peer with these settings.
+fn advert(settings: &Settings, priority: u8, checksum: Checksum) -> Vec<u8> {
+    let octets = |address: &Address| match address.ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let wire: Vec<u8> = settings.addresses.iter().flat_map(octets).collect();
+    let advert = Advert {
+        vrid: settings.vrid,
+        priority: Priority::new(priority),
+        interval: settings.interval,
+        addresses: Addresses::from_wire(settings.family(), &wire).unwrap(),
+    };
+    let mut buffer = vec![0; LONGEST];
+    let length = advert.encode(ip(PEER), ip("224.0.0.18"), checksum, &mut buffer).unwrap();
+    buffer.truncate(length);
+    buffer
+}
+
+#[test]
+fn packets_find_their_virtual_router_and_are_counted() {
+    let one = settings("one", 51, "10.0.0.100");
+    let two = settings("two", 52, "10.0.0.101");
+    let mut host = Host::new(vec![one.clone(), two.clone()]);
+    let ids = host.ids();
+    let heard = advert(&two, 200, Checksum::Rfc9568);
+    assert_eq!(host.receive(PEER, "224.0.0.18", &heard), Ok(ids[1]));
+    let counts = |host: &Host, id| *host.router.get(id).unwrap().counts();
+    assert_eq!((counts(&host, ids[0]).received, counts(&host, ids[1]).received), (0, 1));
+    assert_eq!(host.router.get(ids[1]).unwrap().master(), Some(ip(PEER)));
+    let release = advert(&two, 0, Checksum::Rfc9568);
+    assert_eq!(host.receive(PEER, "224.0.0.18", &release), Ok(ids[1]));
+    assert_eq!(counts(&host, ids[1]).priority_zero_received, 1);
+
+    let foreign = advert(&settings("x", 53, "10.0.0.102"), 200, Checksum::Rfc9568);
+    let mut broken = heard.clone();
+    broken[2] ^= 1;
+    for (payload, from, to, expected) in [
+        (&foreign, PEER, "224.0.0.18", Rejected::Vrid),
+        (&broken, PEER, "224.0.0.18", Rejected::Checksum),
+        (&heard, OWN, "224.0.0.18", Rejected::OwnSource),
+        (&heard, PEER, "10.0.0.2", Rejected::Destination),
+        (&vec![0x31], PEER, "224.0.0.18", Rejected::Length),
+    ] {
+        assert_eq!(host.receive(from, to, payload), Err(expected));
+    }
+    let rejected = |reason| counts(&host, ids[1]).rejected.get(reason);
+    assert_eq!(counts(&host, ids[1]).rejected.total(), 3);
+    assert!(rejected(Rejected::Checksum) == 1 && rejected(Rejected::OwnSource) == 1);
+    let strays = host.router.strays();
+    assert!(strays.get(Rejected::Vrid) == 1 && strays.get(Rejected::Length) == 1);
+    let packet =
+        Packet { source: ip(PEER), destination: ip("224.0.0.18"), ttl: 254, payload: &heard };
+    let routed = host.call(|router, now, sink| router.receive("eth0", &packet, now, sink));
+    assert_eq!(routed, Err(Rejected::Ttl));
+    let packet = Packet { ttl: 255, ..packet };
+    let elsewhere = host.call(|router, now, sink| router.receive("eth1", &packet, now, sink));
+    assert_eq!(elsewhere, Err(Rejected::Vrid));
+    assert_eq!(host.transitions(), Vec::<String>::new());
+}
+
+#[test]
+fn peers_are_those_that_are_configured() {
+    let mut one = settings("one", 51, "10.0.0.100");
+    one.unicast_peers = vec![ip(PEER), ip("192.0.2.9")];
+    let mut host = Host::new(vec![one.clone()]);
+    let id = host.ids()[0];
+    let bytes = advert(&one, 200, Checksum::Rfc9568);
+    assert_eq!(host.receive(PEER, OWN, &bytes), Ok(id));
+    assert_eq!(host.receive("10.0.0.9", OWN, &bytes), Err(Rejected::NotAPeer));
+    assert_eq!(host.receive(PEER, "224.0.0.18", &bytes), Err(Rejected::Destination));
+    let source = ip("192.0.2.9");
+    let packet = Packet { source, destination: ip(OWN), ttl: 60, payload: &bytes };
+    let receive =
+        |host: &mut Host| host.call(|router, now, sink| router.receive("eth0", &packet, now, sink));
+    assert_eq!(receive(&mut host), Err(Rejected::Ttl));
+    host.router.set_routed_peers(id, vec![source]);
+    assert_eq!(receive(&mut host), Ok(id));
+}
+
+#[test]
+fn version_2_is_strict_about_interval_and_addresses() {
+    let mut one = settings("one", 51, "10.0.0.100");
+    one.interval = Interval::from_secs(1).unwrap();
+    let mut host = Host::new(vec![one.clone()]);
+    let id = host.ids()[0];
+    let mut receive = |settings: &Settings, priority| {
+        host.receive(PEER, "224.0.0.18", &advert(settings, priority, Checksum::Rfc9568))
+    };
+    assert_eq!(receive(&one, 200), Ok(id));
+    let slow = Settings { interval: Interval::from_secs(2).unwrap(), ..one.clone() };
+    assert_eq!(receive(&slow, 200), Err(Rejected::Interval));
+    let other = settings("one", 51, "10.0.0.101");
+    let other = Settings { interval: one.interval, ..other };
+    assert_eq!(receive(&other, 200), Err(Rejected::AddressList));
+    assert_eq!(receive(&other, 255), Ok(id));
+    let v3 = settings("one", 51, "10.0.0.100");
+    assert_eq!(receive(&v3, 200), Err(Rejected::Version));
+}
+
+/// Or adding an address to one node first would make two masters.
+#[test]
+fn version_3_counts_other_addresses_and_intervals() {
+    let one = settings("one", 51, "10.0.0.100");
+    let mut host = Host::new(vec![one]);
+    let mut other = settings("one", 51, "10.0.0.101");
+    other.interval = Interval::from_centis(4_095).unwrap();
+    let bytes = advert(&other, 200, Checksum::Rfc9568);
+    let id = host.receive(PEER, "224.0.0.18", &bytes).unwrap();
+    let counts = host.router.get(id).unwrap().counts();
+    assert_eq!((counts.address_list_mismatch, counts.interval_mismatch), (1, 1));
+    assert_eq!(counts.interval_out_of_bounds, 1);
+    assert!(host.router.poll_timeout() < Some(at(4_000)));
+}
+
+#[test]
+fn the_checksum_is_that_of_the_peer_if_it_may_be() {
+    let one = settings("one", 51, "10.0.0.100");
+    let group = ip("224.0.0.18");
+    for (policy, heard, expected) in [
+        (ChecksumPolicy::Auto, None, Checksum::Rfc9568),
+        (ChecksumPolicy::Auto, Some(Checksum::PseudoHeader), Checksum::PseudoHeader),
+        (ChecksumPolicy::Rfc9568, Some(Checksum::PseudoHeader), Checksum::Rfc9568),
+        (ChecksumPolicy::PseudoHeader, Some(Checksum::Rfc9568), Checksum::PseudoHeader),
+    ] {
+        let one = Settings { checksum: policy, ..one.clone() };
+        let mut host = Host::new(vec![one.clone()]);
+        if let Some(heard) = heard {
+            host.receive(PEER, "224.0.0.18", &advert(&one, 50, heard)).unwrap();
+        }
+        let mut buffer = [0; LONGEST];
+        let router = host.router.iter().next().unwrap();
+        let length = router.encode(Priority::DEFAULT, group, &mut buffer).unwrap();
+        let payload = &buffer[..length];
+        let packet = Packet { source: ip(OWN), destination: group, ttl: 255, payload };
+        assert_eq!(Advert::decode(&packet, Scope::Link).unwrap().1, expected, "{policy:?}");
+    }
+}
+
+#[test]
+fn link_local_addresses_are_sent_first() {
+    let mut one = settings("one", 51, "2001:db8::1");
+    one.addresses.push(Address { ip: ip("fe80::1"), prefix: 64 });
+    let mut host = Host::new(vec![one]);
+    let id = host.ids()[0];
+    host.set_source(id, Some("fe80::2"));
+    let mut buffer = [0; LONGEST];
+    let router = host.router.get(id).unwrap();
+    let length = router.encode(Priority::DEFAULT, ip("ff02::12"), &mut buffer).unwrap();
+    assert_eq!((length, &buffer[8..10]), (40, &[0xfe, 0x80][..]));
+}
+
+#[test]
+fn obstacles_and_the_source_decide_whether_it_runs() {
+    let mut host = Host::new(vec![settings("one", 51, "10.0.0.100")]);
+    let id = host.ids()[0];
+    host.pass(ms(400));
+    assert_eq!(host.transitions(), ["one: master master_timeout"]);
+    host.set_obstacle(id, Obstacle::Service, true);
+    assert_eq!(host.said[0].1.send, Some(Priority::RELEASE));
+    assert_eq!(host.transitions(), ["one: init service_down"]);
+    host.set_obstacle(id, Obstacle::Interface, true);
+    host.set_source(id, None);
+    host.set_obstacle(id, Obstacle::Service, false);
+    assert_eq!(host.router.get(id).unwrap().cause(), Cause::InterfaceDown);
+    host.set_obstacle(id, Obstacle::Interface, false);
+    assert_eq!(host.router.get(id).unwrap().cause(), Cause::NoAddress);
+    assert_eq!(host.transitions(), Vec::<String>::new());
+    host.set_source(id, Some(OWN));
+    assert_eq!(host.transitions(), ["one: backup address"]);
+    let counts = *host.router.get(id).unwrap().counts();
+    assert_eq!((counts.to_master, counts.to_init, counts.to_backup), (1, 1, 2));
+    assert_eq!(counts.priority_zero_sent, 1);
+}
+
+#[test]
+fn tracking_moves_the_priority_but_not_that_of_an_owner() {
+    let mut host = Host::new(vec![settings("one", 51, "10.0.0.100")]);
+    let id = host.ids()[0];
+    host.pass(ms(400));
+    host.said.clear();
+    let priority = |host: &Host| host.router.get(id).unwrap().priority().get();
+    host.track(id, "pool", -60);
+    assert_eq!((priority(&host), host.said[0].1.send), (40, Some(Priority::new(40))));
+    host.track(id, "pool", -60);
+    assert_eq!(host.said.len(), 1, "nothing has changed");
+    host.track(id, "other", -60);
+    assert_eq!(priority(&host), 1);
+    host.track(id, "pool", i16::MAX);
+    assert_eq!(priority(&host), 254);
+    host.track(id, "pool", 0);
+    host.track(id, "other", 0);
+    assert_eq!((priority(&host), host.router.get(id).unwrap().tracked().count()), (100, 0));
+    assert_eq!(effective(Priority::OWNER, -100), Priority::OWNER);
+}
+
+#[test]
+fn settings_that_are_the_same_are_not_noticed() {
+    let all = vec![settings("one", 51, "10.0.0.100"), settings("two", 52, "10.0.0.101")];
+    let mut host = Host::new(all.clone());
+    host.pass(ms(450));
+    let (due, since) = (host.router.poll_timeout(), host.router.iter().next().unwrap().since());
+    host.said.clear();
+    host.pass(ms(5));
+    assert_eq!(host.reconfigure(all), Ok(vec![]));
+    assert_eq!(host.router.poll_timeout(), due);
+    assert_eq!(host.router.iter().next().unwrap().since(), since);
+    assert_eq!(host.said, []);
+}
+
+#[test]
+fn other_settings_are_taken_in_place() {
+    let one = settings("one", 51, "10.0.0.100");
+    let mut host = Host::new(vec![one.clone(), settings("two", 52, "10.0.0.101")]);
+    let ids = host.ids();
+    host.pass(ms(450));
+    host.said.clear();
+    let mut changed = settings("renamed", 51, "10.0.0.100");
+    let (old, new) = (changed.addresses[0], Address { ip: ip("10.0.0.7"), prefix: 24 });
+    changed.addresses.push(new);
+    let result = host.reconfigure(vec![changed.clone()]);
+    let added = Change::Changed { id: ids[0], acquired: vec![new], released: vec![] };
+    assert_eq!(result, Ok(vec![Change::Removed(ids[1]), added]));
+    let (name, actions) = host.said.pop().unwrap();
+    assert_eq!((&*name, actions.send), ("renamed", Some(Priority::DEFAULT)));
+    assert!(actions.announce && actions.transition.is_none());
+    assert_eq!(host.transitions(), ["two: init shutdown"]);
+
+    changed.addresses.remove(0);
+    changed.preempt = false;
+    let result = host.reconfigure(vec![changed.clone()]);
+    let removed = Change::Changed { id: ids[0], acquired: vec![], released: vec![old] };
+    assert_eq!(result, Ok(vec![removed]));
+    assert_eq!(host.transitions(), Vec::<String>::new());
+    assert_eq!(host.role(ids[0]), Role::Master);
+
+    // Of another version it is another virtual router.
+    changed.interval = Interval::from_secs(1).unwrap();
+    let Ok(changes) = host.reconfigure(vec![changed.clone()]) else { panic!("refused") };
+    let [Change::Removed(gone), Change::Added(new)] = changes[..] else { panic!("{changes:?}") };
+    assert!(gone == ids[0] && !ids.contains(&new));
+    assert_eq!(host.transitions(), ["renamed: init shutdown"]);
+    assert_eq!(host.role(new), Role::Init);
+
+    changed.addresses.clear();
+    let refused = host.reconfigure(vec![changed]);
+    assert_eq!(refused, Err(settings::Error::NoAddress("renamed".to_owned())));
+    assert_eq!(host.ids(), [new]);
+}
+
+/// Two virtual routers of a group, each on its own link.
+fn group() -> (Host, Settings, Settings) {
+    let sync_group = Some("pair".to_owned());
+    let inside = Settings { sync_group, ..settings("inside", 51, "10.0.0.100") };
+    let outside =
+        Settings { vrid: Vrid::new(52).unwrap(), name: "outside".into(), ..inside.clone() };
+    (Host::new(vec![inside.clone(), outside.clone()]), inside, outside)
+}
+
+#[test]
+fn a_group_becomes_master_when_all_of_it_would() {
+    let (mut host, _, outside) = group();
+    // One link has a master that is better: all wait.
+    for _ in 0..20 {
+        let bytes = advert(&outside, 200, Checksum::Rfc9568);
+        host.receive(PEER, "224.0.0.18", &bytes).unwrap();
+        host.pass(ms(100));
+    }
+    assert_eq!(host.transitions(), Vec::<String>::new());
+    host.pass(ms(400));
+    assert_eq!(
+        host.transitions(),
+        ["inside: master master_timeout", "outside: master master_timeout"]
+    );
+}
+
+#[test]
+fn a_group_gives_up_together() {
+    let (mut host, inside, _) = group();
+    let ids = host.ids();
+    host.pass(ms(450));
+    host.said.clear();
+    host.receive(PEER, "224.0.0.18", &advert(&inside, 200, Checksum::Rfc9568)).unwrap();
+    assert_eq!(host.said[1].1.send, Some(Priority::RELEASE), "its peer need not wait");
+    assert_eq!(host.transitions(), ["inside: backup higher_priority", "outside: backup group"]);
+    host.pass(ms(450));
+    assert_eq!(host.role(ids[1]), Role::Master);
+    host.said.clear();
+    host.set_obstacle(ids[1], Obstacle::Interface, true);
+    let causes = ["inside: init group", "outside: init interface_down"];
+    assert_eq!(host.transitions(), causes);
+    host.set_obstacle(ids[1], Obstacle::Interface, false);
+    assert_eq!(host.transitions(), ["inside: backup group", "outside: backup interface_up"]);
+}
+
+#[test]
+fn tracking_counts_for_the_whole_group() {
+    let (mut host, _, _) = group();
+    let ids = host.ids();
+    host.track(ids[0], "pool", -10);
+    host.track(ids[1], "pool", -20);
+    let priorities: Vec<_> = host.router.iter().map(|router| router.priority().get()).collect();
+    assert_eq!(priorities, [70, 70]);
+}
+
+#[test]
+fn a_stop_is_for_good() {
+    let mut host = Host::new(vec![settings("one", 51, "10.0.0.100")]);
+    let id = host.ids()[0];
+    host.pass(ms(450));
+    host.said.clear();
+    host.call(Router::stop);
+    assert_eq!(host.said[0].1.send, Some(Priority::RELEASE));
+    assert_eq!(host.transitions(), ["one: init shutdown"]);
+    host.set_source(id, None);
+    host.set_source(id, Some(OWN));
+    host.pass(ms(1_000));
+    assert_eq!((host.transitions(), host.role(id)), (vec![], Role::Init));
+}
