@@ -15,6 +15,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, missing_docs)]
 
 use std::env;
+use std::ffi::OsString;
 use std::io::{self, BufRead, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -39,7 +40,7 @@ fn main() -> ExitCode {
         eprintln!("usage: router INTERFACE VRID PRIORITY INTERVAL ADDRESS/PREFIX... [option...]");
         return ExitCode::from(2);
     };
-    match run(settings, guard) {
+    match run(settings, guard.then(|| vec![GUARD.into()])) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("router: {error}");
@@ -53,7 +54,7 @@ fn address(text: &str) -> Option<Address> {
     Some(Address { ip: ip.parse().ok()?, prefix: prefix.parse().ok()? })
 }
 
-fn settings(arguments: &[String]) -> Option<(Settings, bool)> {
+pub fn settings(arguments: &[String]) -> Option<(Settings, bool)> {
     let [interface, vrid, priority, interval, rest @ ..] = arguments else { return None };
     let version = if rest.iter().any(|option| option == "v2") { Version::V2 } else { Version::V3 };
     let interval = match interval.strip_suffix("ms") {
@@ -133,7 +134,7 @@ fn show(vrrp: &Vrrp) {
     say(&format!("strays {:?}", vrrp.rejected()));
 }
 
-fn run(mut settings: Settings, guard: bool) -> Result<(), linux::Error> {
+pub fn run(mut settings: Settings, guard: Option<Vec<OsString>>) -> Result<(), linux::Error> {
     // Before there are threads, so that only the one below gets them.
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
@@ -144,7 +145,7 @@ fn run(mut settings: Settings, guard: bool) -> Result<(), linux::Error> {
     let service = Arc::new(AtomicBool::new(true));
     let works = Arc::clone(&service);
     let options = Options {
-        guard: guard.then(|| vec![GUARD.into()]),
+        guard,
         service: Arc::new(move |_| match works.load(Ordering::Relaxed) {
             true => Ok(()),
             false => Err("told so".to_owned()),

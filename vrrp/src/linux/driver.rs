@@ -326,7 +326,8 @@ impl Driver {
             {
                 router.set_obstacle(id, obstacle, there, now, &mut act);
             }
-            let source = if can_send { source } else { None };
+            // Without its interface it is not the address that it lacks.
+            let source = if can_send || !usable { source } else { None };
             router.set_source(id, source, now, &mut act);
             if let Some(virtual_router) = router.get(id) {
                 voice.tell_keeper(virtual_router);

@@ -65,11 +65,11 @@ pub fn run() -> ExitCode {
     let mut buffer = vec![0; 1 << 20];
     let mut last_beat = thread::now();
     loop {
-        let before = thread::now();
-        if !wait(&guarded, last_beat, before) {
+        let deadline = deadline(&guarded, last_beat);
+        if !wait(deadline) {
             let now = thread::now();
             // If we ourselves stood still, so did the whole host, and the beat may be on its way.
-            if now - before > BEAT * 5 {
+            if deadline.is_some_and(|deadline| now - deadline > BEAT * 3) {
                 last_beat = now;
             } else {
                 give_up(&mut guarded, &mut netlink, |held| {
@@ -109,15 +109,18 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Waits for a message: `false` if silence has lasted for too long instead.
-fn wait(guarded: &BTreeMap<u32, Held>, last_beat: Moment, now: Moment) -> bool {
+/// When silence has lasted for too long.
+fn deadline(guarded: &BTreeMap<u32, Held>, last_beat: Moment) -> Option<Moment> {
     let held = guarded.values().filter(|held| !held.given_up);
-    let patience = held.map(|held| held.holding.patience).min();
-    let timeout = patience.map_or(PollTimeout::NONE, |patience| {
-        let left = (last_beat + patience) - now;
+    held.map(|held| last_beat + held.holding.patience).min()
+}
+
+/// Waits for a message: `false` if the deadline comes instead.
+fn wait(deadline: Option<Moment>) -> bool {
+    let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
         // Rounded up, so that it does not end too early and spin.
-        let millis = u16::try_from(left.as_millis() + 1).unwrap_or(u16::MAX);
-        PollTimeout::from(millis)
+        let millis = (deadline - thread::now()).as_millis() + 1;
+        PollTimeout::from(u16::try_from(millis).unwrap_or(u16::MAX))
     });
     let stdin = io::stdin();
     let fd: BorrowedFd<'_> = std::os::fd::AsFd::as_fd(&stdin);
