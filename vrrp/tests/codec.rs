@@ -1,5 +1,7 @@
 //! Adverts byte by byte: what others have sent, what the RFCs say, and any bytes whatever.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use lockgate_vrrp::advert::{Addresses, Advert, Checksum, LONGEST, Packet, Rejected, Scope};
@@ -131,7 +133,8 @@ fn each_check_has_its_reason_and_its_place() {
     };
     let mut v3 = hex("31 01 64 01 0064 0000 c0000201");
     let mut v2 = hex("21 01 64 01 0001 0000 c0000201 0000000000000000");
-    (seal(&mut v3), seal(&mut v2));
+    seal(&mut v3);
+    seal(&mut v2);
     for good in [&v3, &v2] {
         assert_eq!(reason(good, 255, Scope::Link), None);
         assert_eq!(reason(good, 254, Scope::Link), Some(Rejected::Ttl));

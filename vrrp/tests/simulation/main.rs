@@ -15,9 +15,14 @@
 //! 5. Every client's ARP table ends at the master.
 //! 6. Random bytes change nothing. Forged adverts have no effect beyond the bound.
 //! 7. A graceful stop hands over within the skew, a silent death within the down interval.
-//! 8. The same seed gives the same history.
+//! 8. The members of a group are master together or not at all, at any time ([`groups`]).
+//! 9. The same seed gives the same history.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::print_stdout, reason = "the history of a seed that is run alone")]
 
 mod foreign;
+mod groups;
 mod history;
 mod node;
 mod random;
