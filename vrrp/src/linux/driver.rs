@@ -195,13 +195,12 @@ impl Driver {
             self.look_at_service(now);
             let Self { router, voice, .. } = &mut self;
             router.tick(now, &mut |router, actions| voice.act(router, actions));
-            if events.iter().any(|event| event.data() == LINKS) {
-                self.take_interfaces(now);
-            }
+            // Each turn, since one that found a queue busy is not told again.
+            self.take_interfaces(now);
             if self.retry_at.is_some_and(|at| at <= now) {
                 self.apply_interfaces(now);
             }
-            if events.iter().any(|event| event.data() == COMMANDS) && self.take_commands() {
+            if self.take_commands() {
                 return;
             }
             for router in self.router.iter() {
@@ -235,9 +234,10 @@ impl Driver {
                 Err(_) => return,
             };
             let now = thread::now();
-            let heard = router.receive(&listening.interface, &packet, now, &mut |router, actions| {
-                voice.act(router, actions);
-            });
+            let heard =
+                router.receive(&listening.interface, &packet, now, &mut |router, actions| {
+                    voice.act(router, actions);
+                });
             if let Ok(id) = heard
                 && let Some(router) = router.get(id)
             {
@@ -394,11 +394,7 @@ impl Driver {
         }
     }
 
-    fn reconfigure(
-        &mut self,
-        settings: Vec<Settings>,
-        now: Moment,
-    ) -> Result<(), settings::Error> {
+    fn reconfigure(&mut self, settings: Vec<Settings>, now: Moment) -> Result<(), settings::Error> {
         let Self { router, voice, .. } = self;
         let mut act = |router: &VirtualRouter, actions| voice.act(router, actions);
         let changes = router.reconfigure(settings, now, &mut act)?;

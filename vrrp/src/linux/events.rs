@@ -24,7 +24,11 @@ const WINDOW: Duration = Duration::from_secs(10);
 
 /// Where threads put events.
 #[derive(Debug)]
-pub struct Outbox(Queue<Entry>);
+pub struct Outbox {
+    entries: Queue<Entry>,
+    /// For what came when the other end was interrupted while it took something out.
+    late: Queue<Entry>,
+}
 
 /// What is told.
 #[derive(Debug)]
@@ -46,7 +50,7 @@ impl Outbox {
     ///
     /// If there are too many open files.
     pub fn new() -> io::Result<Self> {
-        Queue::new(LIMIT).map(Self)
+        Ok(Self { entries: Queue::new(LIMIT)?, late: Queue::new(LIMIT)? })
     }
 
     /// Puts an event in, never waiting: if there is no room it is lost, and counted.
@@ -55,46 +59,45 @@ impl Outbox {
     }
 
     /// The same for anything.
-    pub fn put_entry(&self, mut entry: Entry) {
-        // The other end holds the lock for no longer than it takes to take one entry out.
-        for _ in 0..3 {
-            match self.0.try_push(entry) {
-                Ok(()) => return,
-                Err(back) => entry = back,
-            }
+    pub fn put_entry(&self, entry: Entry) {
+        let Err(entry) = self.entries.try_push(entry) else { return };
+        if self.late.try_push(entry).is_err() {
+            self.entries.lose();
         }
-        self.0.lose();
+        self.ring();
+    }
+
+    /// A line about trouble with the system.
+    pub fn warn(&self, what: &str, error: &io::Error) {
+        self.put_entry(Entry::Warning(format!("{what}: {error}")));
     }
 
     /// Wakes the thread that tells.
     pub fn ring(&self) {
-        self.0.wake().ring();
+        self.entries.wake().ring();
     }
-}
-
-/// A line about trouble with the system on a thread that may wait a little.
-pub fn report(error: &io::Error, what: &str) {
-    tracing::warn!(%error, "{what}");
 }
 
 /// The body of the thread `vrrp-events`: until `stop`, and until all is told.
 pub fn run(outbox: &Arc<Outbox>, events: &Events, programs: &Programs, stop: &AtomicBool) {
-    let queue = &outbox.0;
-    let mut window = (Instant::now(), 0);
+    let queue = &outbox.entries;
+    let mut window = Window { since: Instant::now(), lines: 0 };
     loop {
         let ending = stop.load(Ordering::Acquire);
         queue.wake().quiet();
-        while let Some(entry) = queue.try_pop() {
+        while let Some(entry) = queue.try_pop().or_else(|| outbox.late.try_pop()) {
             match entry {
                 Entry::Event(event) => {
-                    if is_allowed(&event, &mut window) {
+                    // Transitions always are told.
+                    if matches!(event, Event::Transition { .. }) || window.is_open() {
                         log(&event);
                     }
                     events(event);
                 }
                 Entry::Notify(job) => programs.run(job),
                 Entry::Line(line) => tracing::info!("{line}"),
-                Entry::Warning(line) => tracing::warn!("{line}"),
+                Entry::Warning(line) if window.is_open() => tracing::warn!("{line}"),
+                Entry::Warning(_) => {}
             }
         }
         let count = queue.lost();
@@ -113,19 +116,24 @@ pub fn run(outbox: &Arc<Outbox>, events: &Events, programs: &Programs, stop: &At
     }
 }
 
-/// Whether one more line does not flood the log. Transitions always are told.
-fn is_allowed(event: &Event, (since, count): &mut (Instant, u32)) -> bool {
-    if matches!(event, Event::Transition { .. }) {
-        return true;
-    }
-    if since.elapsed() > WINDOW {
-        if *count > LINES {
-            tracing::warn!(lines = *count - LINES, "more of the same was not told");
+/// Lines of trouble lately.
+struct Window {
+    since: Instant,
+    lines: u32,
+}
+
+impl Window {
+    /// Whether one more line does not flood the log.
+    fn is_open(&mut self) -> bool {
+        if self.since.elapsed() > WINDOW {
+            if self.lines > LINES {
+                tracing::warn!(lines = self.lines - LINES, "more of the same was not told");
+            }
+            *self = Self { since: Instant::now(), lines: 0 };
         }
-        (*since, *count) = (Instant::now(), 0);
+        self.lines += 1;
+        self.lines <= LINES
     }
-    *count += 1;
-    *count <= LINES
 }
 
 fn log(event: &Event) {

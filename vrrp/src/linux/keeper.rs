@@ -2,8 +2,10 @@
 //!
 //! It compares what each [`Lease`](super::lease::Lease) says with what is held, and does what is
 //! missing in one batch; it puts back what something else removes, renews lifetimes, announces,
-//! and beats for the guard. It may wait for the kernel, which is why it is not the driver.
+//! and beats for the guard. It may wait for the kernel, which is why it is not the driver; it must
+//! not wait for anything else, such as the log: the guard would take it for dead.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::fs;
@@ -16,7 +18,7 @@ use std::time::Duration;
 use netlink_packet_route::RouteNetlinkMessage;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::events::{Outbox, report};
+use super::events::{self, Outbox};
 use super::guard::{self, Guard, Holding, Message};
 use super::held::Held;
 use super::lease::{Member, Order};
@@ -147,13 +149,14 @@ impl Keeper {
         ];
         fds.extend(self.guard.as_ref().map(|guard| PollFd::new(guard.as_fd(), PollFlags::empty())));
         if let Err(error) = poll(&mut fds, timeout) {
-            tracing::debug!(%error, "poll for addresses was interrupted");
+            // An interruption does no harm, and anything else is found out by the next call.
+            self.outbox.warn("waiting for addresses was interrupted", &error.into());
         }
         let hung_up = fds.get(2).is_some_and(|fd| fd.any().unwrap_or(false));
         drop(fds);
         self.orders.wake().quiet();
         if hung_up {
-            self.lose_guard("it died");
+            self.lose_guard();
         }
     }
 
@@ -202,10 +205,8 @@ impl Keeper {
                         self.removed((found.index, found.address), now);
                     }
                 }
-                Err(error) => {
-                    tracing::debug!(%error, "notifications of addresses were missed");
-                    return self.look_again(now);
-                }
+                // Some were missed.
+                Err(_) => return self.look_again(now),
             }
         }
     }
@@ -221,7 +222,7 @@ impl Keeper {
     fn look_again(&mut self, now: Moment) {
         let there: BTreeSet<_> = match self.netlink.addresses() {
             Ok(found) => found.iter().map(|found| (found.index, found.address)).collect(),
-            Err(error) => return tracing::warn!(%error, "cannot look at addresses"),
+            Err(error) => return self.outbox.warn("cannot look at addresses", &error),
         };
         for kept in self.kept.values_mut() {
             for (key, held) in &mut kept.held {
@@ -258,7 +259,7 @@ impl Keeper {
             });
             if !member.lease.is_good(now) {
                 if !master && kept.guarded {
-                    tell(&mut self.guard, &Message::Release(*number));
+                    tell(self.guard.as_ref(), &Message::Release(*number));
                     kept.guarded = false;
                 }
                 continue;
@@ -271,7 +272,7 @@ impl Keeper {
                 }
             }
             if !kept.guarded {
-                tell(&mut self.guard, &Message::Hold(holding(&member)));
+                tell(self.guard.as_ref(), &Message::Hold(holding(&member)));
                 kept.guarded = true;
             }
             for address in &member.addresses {
@@ -289,7 +290,11 @@ impl Keeper {
                     }
                     continue;
                 }
-                go(key, kind, Request::add(member.index, *address, Some(LIFETIME), !member.virtual_mac));
+                go(
+                    key,
+                    kind,
+                    Request::add(member.index, *address, Some(LIFETIME), !member.virtual_mac),
+                );
                 if member.virtual_mac && kind == Kind::Add {
                     for request in vmac::source_routes(member.index, *address) {
                         go(key, Kind::Besides, request);
@@ -303,7 +308,7 @@ impl Keeper {
         let outcomes = match self.netlink.apply(requests) {
             Ok(outcomes) => outcomes,
             Err(error) => {
-                report(&error, "addresses cannot be changed");
+                self.outbox.warn("addresses cannot be changed", &error);
                 // What was done is not known. All is done again: it does no harm.
                 errands.iter().map(|_| Err(io::Error::from(error.kind()))).collect()
             }
@@ -340,7 +345,7 @@ impl Keeper {
                 self.outbox.put(Event::AddressFailed { instance: instance(), address, error });
             }
             (Kind::Besides, Err(error), _) if !is_done(&error) => {
-                report(&error, "a route for a virtual MAC cannot be set");
+                self.outbox.warn("a route for a virtual MAC cannot be set", &error);
             }
             (Kind::Add | Kind::Renew | Kind::Delete | Kind::Besides, _, _) => {}
         }
@@ -369,7 +374,7 @@ impl Keeper {
             let sent = match send(&mut self.senders, member.index, &frames) {
                 Ok(sent) => sent,
                 Err(error) => {
-                    report(&error, "addresses cannot be announced");
+                    self.outbox.warn("addresses cannot be announced", &error);
                     self.senders.remove(&member.index);
                     0
                 }
@@ -406,13 +411,14 @@ impl Keeper {
         self.beat_at = now + guard::BEAT;
         let turned = thread::moment(self.pulse.load(Ordering::Acquire));
         if now - turned < PULSE {
-            tell(&mut self.guard, &Message::Beat);
+            tell(self.guard.as_ref(), &Message::Beat);
         }
     }
 
-    fn lose_guard(&mut self, why: &str) {
+    fn lose_guard(&mut self) {
         if let Some(mut guard) = self.guard.take() {
-            tracing::warn!(pid = guard.pid(), why, "the guard is gone");
+            self.outbox
+                .put_entry(events::Entry::Warning(format!("the guard {} is gone", guard.pid())));
             guard.bury();
         }
     }
@@ -423,13 +429,10 @@ fn is_done(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EEXIST | libc::ENOENT)) || was_gone(error)
 }
 
-/// Tells the guard something. One that does not hear is found out by its end of the connection.
-fn tell(guard: &mut Option<Guard>, message: &Message) {
-    if let Some(guard) = guard
-        && let Err(error) = guard.tell(message)
-    {
-        tracing::debug!(%error, "the guard does not hear");
-    }
+/// Tells the guard something. One that is gone hangs up, which is noticed; one that stands still
+/// will find all that fits into its queue, and beats among it.
+fn tell(guard: Option<&Guard>, message: &Message) {
+    let _unheard = guard.map(|guard| guard.tell(message));
 }
 
 fn holding(member: &Member) -> Holding {
@@ -450,10 +453,11 @@ fn send(
     index: u32,
     frames: &[Vec<u8>],
 ) -> io::Result<usize> {
-    if !senders.contains_key(&index) {
-        senders.insert(index, FrameSender::open(index)?);
-    }
-    senders.get(&index).map_or(Ok(0), |sender| sender.send(frames))
+    let sender = match senders.entry(index) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(new) => new.insert(FrameSender::open(index)?),
+    };
+    sender.send(frames)
 }
 
 /// Whether the host forwards IPv6 packets that arrive there, and so is a router to neighbours.

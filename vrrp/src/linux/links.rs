@@ -5,8 +5,8 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -86,9 +86,7 @@ impl Interface {
 
     /// Whether it has this address, and nobody who would call it ours put it there.
     pub fn has_foreign(&self, address: Address) -> bool {
-        self.addresses
-            .iter()
-            .any(|found| found.address.ip == address.ip && !found.is_ours())
+        self.addresses.iter().any(|found| found.address.ip == address.ip && !found.is_ours())
     }
 }
 

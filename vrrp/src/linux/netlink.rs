@@ -18,6 +18,7 @@ use netlink_packet_route::address::{
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::SockRef;
 
 use super::LIFETIME;
@@ -34,6 +35,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Requests in one datagram: each takes less than 128 octets.
 const BATCH: usize = 128;
+
+/// Room for answers and notifications, in octets.
+const RECEIVE_BUFFER: usize = 1 << 20;
 
 /// A lifetime without end, as the kernel counts it.
 const FOREVER: u32 = u32::MAX;
@@ -111,12 +115,9 @@ impl Netlink {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        let options = SockRef::from(&socket);
-        options.set_read_timeout(Some(PATIENCE))?;
-        // Answers to one batch must fit; without the capability the default will nearly do.
-        if options.set_recv_buffer_size(1 << 20).is_err() {
-            tracing::debug!("the buffer of netlink answers stays at its default");
-        }
+        SockRef::from(&socket).set_read_timeout(Some(PATIENCE))?;
+        // Answers to one batch must fit.
+        enlarge(&socket)?;
         // An error then carries the request's header, not the request.
         socket.set_cap_ack(true)?;
         Ok(Self { socket, sequence: 0 })
@@ -233,6 +234,14 @@ impl Netlink {
     }
 }
 
+/// Gives a socket a large receive buffer: beyond the limit of the system where that is permitted.
+fn enlarge(socket: &Socket) -> io::Result<()> {
+    if setsockopt(socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+        SockRef::from(socket).set_recv_buffer_size(RECEIVE_BUFFER)?;
+    }
+    Ok(())
+}
+
 /// Messages of one datagram. Those that cannot be understood are left out: a new kernel may say
 /// more than we know.
 fn receive(socket: &Socket) -> io::Result<Vec<NetlinkMessage<RouteNetlinkMessage>>> {
@@ -245,10 +254,7 @@ fn receive(socket: &Socket) -> io::Result<Vec<NetlinkMessage<RouteNetlinkMessage
         if length < 16 || length > rest.len() {
             break;
         }
-        match NetlinkMessage::deserialize(&rest[..length]) {
-            Ok(message) => messages.push(message),
-            Err(error) => tracing::debug!(%error, "a netlink message is not understood"),
-        }
+        messages.extend(NetlinkMessage::deserialize(&rest[..length]));
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     Ok(messages)
@@ -343,9 +349,7 @@ impl Monitor {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         // Before the groups, so that a burst right afterwards finds room.
-        if SockRef::from(&socket).set_recv_buffer_size(1 << 20).is_err() {
-            tracing::debug!("the buffer of netlink notifications stays at its default");
-        }
+        enlarge(&socket)?;
         for group in groups {
             socket.add_membership(*group)?;
         }

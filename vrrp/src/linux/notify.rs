@@ -95,7 +95,8 @@ mod tests {
 
     #[test]
     fn programs_run_in_order_with_the_arguments_of_keepalived() {
-        let directory = std::env::temp_dir().join(format!("lockgate-notify-{}", std::process::id()));
+        let directory =
+            std::env::temp_dir().join(format!("lockgate-notify-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let (script, seen) = (directory.join("notify"), directory.join("seen"));
         // The first is slow: those that follow wait for it.

@@ -192,8 +192,14 @@ impl Threads {
         for thread in [self.watch.take(), self.events.take()].into_iter().flatten() {
             join(thread);
         }
-        // Programs may take their time; what was started goes on.
-        drop(self.notify.take());
+        // The program for the end itself is waited for, a while; what takes longer goes on.
+        let begin = Instant::now();
+        while self.notify.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            if begin.elapsed() > ENDING {
+                break;
+            }
+            sleep(Duration::from_millis(1));
+        }
     }
 }
 

@@ -19,7 +19,11 @@ pub fn set_realtime(priority: i32) -> io::Result<()> {
     // SAFETY: 0 is the calling thread; the kernel reads the structure, which lives until the call
     // returns, and keeps no pointer to it.
     let outcome = unsafe {
-        libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const parameters)
+        libc::sched_setscheduler(
+            0,
+            libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK,
+            &raw const parameters,
+        )
     };
     if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

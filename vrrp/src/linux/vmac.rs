@@ -230,10 +230,7 @@ pub fn source_routes(index: u32, address: Address) -> Vec<Request> {
     route.attributes.push(RouteAttribute::Table(TABLES + index));
     vec![
         Request::new(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_REPLACE),
-        Request::new(
-            RouteNetlinkMessage::NewRule(rule(index, address)),
-            NLM_F_CREATE | NLM_F_EXCL,
-        ),
+        Request::new(RouteNetlinkMessage::NewRule(rule(index, address)), NLM_F_CREATE | NLM_F_EXCL),
     ]
 }
 

@@ -156,7 +156,13 @@ impl Voice {
     }
 
     /// Another router was heard while this one may be master.
-    pub fn notice_contention(&mut self, router: &VirtualRouter, from: IpAddr, priority: u8, now: Moment) {
+    pub fn notice_contention(
+        &mut self,
+        router: &VirtualRouter,
+        from: IpAddr,
+        priority: u8,
+        now: Moment,
+    ) {
         let contentions = router.counts().contentions;
         let line = self.line(router.id());
         let more = contentions > line.contentions;
@@ -203,9 +209,8 @@ impl Voice {
                 Some((to, buffer[..length].to_vec()))
             });
             let foreign = settings.addresses.iter().copied();
-            let foreign = foreign.filter(|address| {
-                settings.priority.is_owner() && interface.has_foreign(*address)
-            });
+            let foreign = foreign
+                .filter(|address| settings.priority.is_owner() && interface.has_foreign(*address));
             Order::Keep(Arc::new(Member {
                 number: line.number,
                 name: settings.name.clone(),

@@ -81,8 +81,7 @@ fn what_removes_an_address_finds_it_back() {
 #[test]
 fn two_hundred_addresses_do_not_disturb_adverts() {
     let lab = Lab::new();
-    let vips: BTreeSet<IpAddr> =
-        (0..200).map(|number| IpAddr::from([10, 9, 0, number])).collect();
+    let vips: BTreeSet<IpAddr> = (0..200).map(|number| IpAddr::from([10, 9, 0, number])).collect();
     let list: Vec<_> = vips.iter().map(|vip| format!("{vip}/32")).collect();
     let mut capture = lab.client.capture();
     let one = lab.one.router(&format!("eth0 51 200 20ms {}", list.join(" ")));

@@ -259,7 +259,11 @@ impl Capture {
     }
 
     /// All that fit, of some time.
-    pub fn during(&mut self, time: Duration, fits: impl Fn(&[u8]) -> bool) -> Vec<(Instant, Vec<u8>)> {
+    pub fn during(
+        &mut self,
+        time: Duration,
+        fits: impl Fn(&[u8]) -> bool,
+    ) -> Vec<(Instant, Vec<u8>)> {
         let begin = Instant::now();
         while begin.elapsed() < time {
             self.read();

@@ -47,9 +47,9 @@ fn good(priority: u8) -> Vec<u8> {
 /// Puts the checksum right again.
 fn sealed(mut packet: Vec<u8>) -> Vec<u8> {
     packet[6..8].fill(0);
-    let words = packet.chunks(2).map(|two| {
-        u32::from(two[0]) << 8 | u32::from(two.get(1).copied().unwrap_or_default())
-    });
+    let words = packet
+        .chunks(2)
+        .map(|two| u32::from(two[0]) << 8 | u32::from(two.get(1).copied().unwrap_or_default()));
     let mut sum: u32 = words.sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
@@ -79,7 +79,15 @@ fn crafted_packets_change_nothing_and_are_counted() {
         ("address_count", sealed([&good(200)[..3], &[0], &good(200)[4..8]].concat()), 255),
         ("interval", sealed([&good(200)[..4], &[0, 0], &good(200)[6..]].concat()), 255),
         ("vrid", with(1, 52), 255),
-        ("checksum", { let mut packet = good(200); packet[6] ^= 1; packet }, 255),
+        (
+            "checksum",
+            {
+                let mut packet = good(200);
+                packet[6] ^= 1;
+                packet
+            },
+            255,
+        ),
     ];
     for (reason, packet, ttl) in cases {
         let count = |status: &str| {

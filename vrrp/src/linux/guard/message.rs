@@ -95,8 +95,7 @@ impl Message {
                 },
                 farewells: {
                     let count = take_length(&mut rest)?;
-                    let mut one =
-                        || Some((take_ip(&mut rest)?, take_octets(&mut rest)?.to_vec()));
+                    let mut one = || Some((take_ip(&mut rest)?, take_octets(&mut rest)?.to_vec()));
                     (0..count).map(|_| one()).collect::<Option<_>>()?
                 },
             }),

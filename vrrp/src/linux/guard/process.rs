@@ -38,7 +38,15 @@ pub fn run() -> ExitCode {
     // What stops a service, or interrupts it from a terminal, is meant for the process that
     // holds the addresses: this one goes when that one has.
     let mut signals = SigSet::empty();
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGPIPE] {
+    for signal in [
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGPIPE,
+    ] {
         signals.add(signal);
     }
     let outcomes = [
@@ -134,11 +142,7 @@ fn wait(deadline: Option<Moment>) -> bool {
 }
 
 /// Gives up what is held and fits.
-fn give_up(
-    guarded: &mut BTreeMap<u32, Held>,
-    netlink: &mut Netlink,
-    fits: impl Fn(&Held) -> bool,
-) {
+fn give_up(guarded: &mut BTreeMap<u32, Held>, netlink: &mut Netlink, fits: impl Fn(&Held) -> bool) {
     let mut lost: Vec<_> =
         guarded.values_mut().filter(|held| !held.given_up && fits(held)).collect();
     for held in &mut lost {
@@ -161,7 +165,9 @@ fn give_up(
     match netlink.apply(requests) {
         Ok(outcomes) => {
             for ((_, address), outcome) in addresses.iter().zip(outcomes) {
-                if let Err(error) = outcome && !was_gone(&error) {
+                if let Err(error) = outcome
+                    && !was_gone(&error)
+                {
                     tracing::warn!(%error, %address, "the guard cannot delete the address");
                 }
             }
