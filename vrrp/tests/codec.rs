@@ -269,8 +269,12 @@ fn any_advert() -> impl Strategy<Value = Any> {
         })
 }
 
+fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(cases(2_000))]
 
     #[test]
     fn what_is_sent_arrives(any in any_advert()) {
@@ -315,7 +319,7 @@ fn no_bit_of_what_was_captured_can_fall_over_unnoticed() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100_000))]
+    #![proptest_config(cases(100_000))]
 
     /// Of random bytes, most with a first octet and a length that are looked at further.
     #[test]

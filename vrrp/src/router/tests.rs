@@ -297,6 +297,19 @@ fn obstacles_and_the_source_decide_whether_it_runs() {
 }
 
 #[test]
+fn a_master_whose_source_is_gone_still_releases() {
+    let mut host = Host::new(vec![settings("one", 51, "10.0.0.100")]);
+    let id = host.ids()[0];
+    host.pass(ms(450));
+    host.said.clear();
+    host.set_source(id, None);
+    assert_eq!(host.said[0].1.send, Some(Priority::RELEASE));
+    assert_eq!(host.transitions(), ["one: init no_address"]);
+    let router = host.router.get(id).unwrap();
+    assert!(router.encode(Priority::RELEASE, ip("224.0.0.18"), &mut [0; LONGEST]).is_some());
+}
+
+#[test]
 fn tracking_moves_the_priority_but_not_that_of_an_owner() {
     let mut host = Host::new(vec![settings("one", 51, "10.0.0.100")]);
     let id = host.ids()[0];

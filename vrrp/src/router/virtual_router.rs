@@ -44,9 +44,11 @@ pub struct VirtualRouter {
     instance: Instance,
     /// The addresses as they are sent.
     wire: Vec<u8>,
+    /// The address that adverts come from: the last there was, since the advert that says that it
+    /// is gone needs one as well.
     source: Option<IpAddr>,
-    /// Whether the shell has ever said what the source is.
-    is_source_known: bool,
+    /// Whether it is there; `None` until the shell has said so.
+    has_source: Option<bool>,
     /// Which of [`Obstacle::ALL`] are there.
     obstacles: [bool; Obstacle::ALL.len()],
     /// What the machine was last told of source and obstacles.
@@ -69,7 +71,7 @@ impl VirtualRouter {
             instance: Instance::new(parameters(&settings, 0)),
             wire: wire(&settings.addresses),
             source: None,
-            is_source_known: false,
+            has_source: None,
             obstacles: [false; Obstacle::ALL.len()],
             told: Err(Cause::Startup),
             tracked: Vec::new(),
@@ -108,7 +110,7 @@ impl VirtualRouter {
         self.since
     }
 
-    /// The address that adverts come from.
+    /// The address that adverts come from: the last that it was told.
     pub const fn source(&self) -> Option<IpAddr> {
         self.source
     }
@@ -140,7 +142,8 @@ impl VirtualRouter {
     }
 
     /// Writes an advert for one of [`Settings::destinations`], and says how long it is: at most
-    /// [`crate::advert::LONGEST`]. `None` without an address to send from, or without room.
+    /// [`crate::advert::LONGEST`]. `None` if there never was an address to send from, or
+    /// without room.
     pub fn encode(
         &self,
         priority: Priority,
@@ -186,17 +189,19 @@ impl VirtualRouter {
     fn ability(&self) -> Result<IpAddr, Cause> {
         let obstacle =
             Obstacle::ALL.into_iter().find(|obstacle| self.obstacles[*obstacle as usize]);
-        match (obstacle, self.source) {
+        match (obstacle, self.has_source) {
             (Some(obstacle), _) => Err(obstacle.cause()),
-            (None, None) if self.is_source_known => Err(Cause::NoAddress),
             (None, None) => Err(Cause::Startup),
-            (None, Some(source)) => Ok(source),
+            (None, Some(false)) => Err(Cause::NoAddress),
+            (None, Some(true)) => self.source.ok_or(Cause::NoAddress),
         }
     }
 
     pub(super) const fn set_source(&mut self, source: Option<IpAddr>) {
-        self.is_source_known = true;
-        self.source = source;
+        self.has_source = Some(source.is_some());
+        if source.is_some() {
+            self.source = source;
+        }
     }
 
     pub(super) const fn set_obstacle(&mut self, obstacle: Obstacle, is_there: bool) {
