@@ -1,0 +1,10 @@
+//! Any bytes as a packet of VRRP.
+#![no_main]
+
+#[allow(dead_code)]
+#[path = "../../vrrp/tests/laws/mod.rs"]
+mod laws;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| laws::packet(bytes));
