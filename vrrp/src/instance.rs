@@ -15,76 +15,18 @@
 //! - What strangers send is bounded in effect: intervals that are learned, answers, announcements.
 
 use core::net::IpAddr;
-use core::time::Duration;
 
 use crate::types::{Interval, Moment, Priority, Version};
 
+mod backup;
+mod master;
+mod parameters;
 mod words;
 
+use backup::{Backup, Wait};
+use master::Master;
+pub use parameters::Parameters;
 pub use words::{Cause, Role, Transition};
-
-/// A master that has been silent for more than so many intervals was not running: its backups take
-/// over a skew later.
-const MISSED: u32 = 3;
-
-/// Between two own adverts lies at least this share of an interval, whoever asks for an answer.
-const ANSWER_SHARE: u32 = 8;
-
-/// Announcements that contention asks for are this far apart at least, and an interval at least.
-const ANNOUNCEMENT_SPACING: Duration = Duration::from_millis(100);
-
-/// Bounds of an interval that is learned, relative to our own. Without them one packet made the
-/// longest interval there is the reason for two minutes of deafness.
-const LEARNED_FACTOR: u16 = 10;
-
-/// An interval up to this may be learned, however short our own is; in centiseconds.
-const LEARNED_AT_LEAST: u16 = 100;
-
-/// What the machine goes by: the parameters of RFC 9568, section 6.1, and what goes beyond them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Parameters {
-    /// Effective priority, not [`Priority::RELEASE`].
-    pub priority: Priority,
-    /// Time between own adverts. It is of the version that is spoken.
-    pub interval: Interval,
-    /// Take over from a master of lower priority. The owner does in any case.
-    pub preempt: bool,
-    /// How long a master of lower priority is left alone, from its first advert on.
-    pub preempt_delay: Duration,
-    /// It becomes master only when told so by [`Input::Lead`]; see [`Instance::is_ready`].
-    pub grouped: bool,
-}
-
-impl Parameters {
-    /// The interval that is learned from a master that sends this one. In version 3 it is the
-    /// master's (RFC 9568, section 6.4.2), but from a tenth of our own to ten times as much, or a
-    /// second if that is more. In version 2 it is ours: another is never heard.
-    pub fn learned(&self, heard: Interval) -> Interval {
-        let own = self.interval;
-        match (own.version(), heard.version()) {
-            (Version::V3, Version::V3) => {
-                let shortest = (own.centis() / LEARNED_FACTOR).max(1);
-                let longest = own.centis().saturating_mul(LEARNED_FACTOR).max(LEARNED_AT_LEAST);
-                // The longest may be one that cannot be sent, and so not be heard either.
-                let bounded = heard.centis().clamp(shortest, longest);
-                Interval::from_centis(bounded).unwrap_or(heard)
-            }
-            (Version::V2, _) | (_, Version::V2) => own,
-        }
-    }
-
-    /// Whether a router with these parameters waits for a master with this priority to fall
-    /// silent, rather than to take over from it.
-    fn follows(&self, priority: Priority) -> bool {
-        priority >= self.priority || !(self.preempt || self.priority.is_owner())
-    }
-
-    /// How long one who was paused listens. A master is heard within an interval; the half is for
-    /// the way, and for a system that has just woken up.
-    fn listening(interval: Interval) -> Duration {
-        interval.duration() * 3 / 2
-    }
-}
 
 /// What can happen to a virtual router.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,46 +104,6 @@ enum State {
     /// has a successor.
     Listening(Moment),
     Master(Master),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Backup {
-    /// The wait began then.
-    since: Moment,
-    wait: Wait,
-    /// The interval of the master; `None` as long as nobody has been followed.
-    learned: Option<Interval>,
-    /// The master that was heard last.
-    master: Option<IpAddr>,
-    /// A master of lower priority is left alone until then.
-    tolerant_until: Option<Moment>,
-    /// The last advert was of lower priority, and did not count.
-    preempting: bool,
-    /// The wait is over, for this cause; the group is not.
-    ready: Option<Cause>,
-}
-
-/// What a backup waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wait {
-    /// The master to have been silent for long enough: `Active_Down_Interval`.
-    Silence,
-    /// Those of higher priority to go first, since the master has stepped down: `Skew_Time`.
-    Turn,
-    /// A master to be heard, after a pause.
-    Sign,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Master {
-    /// The next advert is due then.
-    next: Moment,
-    /// The last advert was sent then.
-    sent: Moment,
-    /// The addresses were last announced then.
-    announced: Moment,
-    /// Somebody else has claimed them since.
-    contended: bool,
 }
 
 impl Instance {
@@ -499,124 +401,6 @@ impl Instance {
             transition: Some(Transition { from, to: Role::Init, cause }),
             announce: false,
         }
-    }
-}
-
-impl Backup {
-    const fn new(now: Moment) -> Self {
-        Self {
-            since: now,
-            wait: Wait::Silence,
-            learned: None,
-            master: None,
-            tolerant_until: None,
-            preempting: false,
-            ready: None,
-        }
-    }
-
-    /// `Active_Adver_Interval`.
-    fn interval(&self, own: &Parameters) -> Interval {
-        self.learned.unwrap_or(own.interval)
-    }
-
-    /// When the wait is over.
-    fn deadline(&self, own: &Parameters) -> Moment {
-        let interval = self.interval(own);
-        let wait = match self.wait {
-            Wait::Silence => interval.down(own.priority),
-            Wait::Turn => interval.skew(own.priority),
-            Wait::Sign => Parameters::listening(interval),
-        };
-        self.since + wait
-    }
-
-    /// The master steps down.
-    fn released(&mut self, own: &Parameters, now: Moment) {
-        let interval = self.interval(own);
-        let deadline = self.deadline(own);
-        let is_sooner = deadline < now + interval.skew(own.priority);
-        let was_paused = now > deadline + interval.duration();
-        // Never later than it was, or one who repeats it could keep us waiting for ever.
-        if self.ready.is_none() && (!is_sooner || was_paused) {
-            (self.since, self.wait) = (now, Wait::Turn);
-        }
-    }
-
-    /// There is a master.
-    fn heard(
-        &mut self,
-        own: &Parameters,
-        from: IpAddr,
-        priority: Priority,
-        interval: Interval,
-        now: Moment,
-    ) {
-        self.master = Some(from);
-        let follows = if own.follows(priority) {
-            self.tolerant_until = None;
-            true
-        } else if own.priority.is_owner() {
-            false
-        } else {
-            now < *self.tolerant_until.get_or_insert(now + own.preempt_delay)
-        };
-        self.preempting = !follows;
-        if follows {
-            self.ready = None;
-            self.learned = Some(own.learned(interval));
-            (self.since, self.wait) = (now, Wait::Silence);
-        }
-    }
-}
-
-impl Master {
-    /// One that has just advertised and announced.
-    fn new(now: Moment, interval: Interval) -> Self {
-        let next = now + interval.duration();
-        Self { next, sent: now, announced: now, contended: false }
-    }
-
-    fn good_until(&self, interval: Interval) -> Moment {
-        self.sent + interval.duration() * MISSED
-    }
-
-    /// An advert is sent because it is due: the next one is an interval after that, not after
-    /// now. If that has passed as well it is not made up for.
-    fn advertise(&mut self, now: Moment, interval: Interval) {
-        let next = self.next + interval.duration();
-        self.restart(now, interval);
-        if next > now {
-            self.next = next;
-        }
-    }
-
-    /// An advert is sent, and the timer begins anew.
-    fn restart(&mut self, now: Moment, interval: Interval) {
-        (self.sent, self.next) = (now, now + interval.duration());
-    }
-
-    /// Whether to send an advert at once, since another router is to hear one. Else one is due
-    /// soon: whoever asks more often than that is no router.
-    fn answer(&mut self, now: Moment, interval: Interval) -> bool {
-        let earliest = self.sent + interval.duration() / ANSWER_SHARE;
-        if now < earliest {
-            self.next = self.next.min(earliest);
-            return false;
-        }
-        self.restart(now, interval);
-        true
-    }
-
-    /// Whether to announce now what was contended. Announcements too frequent are put off, never
-    /// left out: the last one that clients hear has to be ours.
-    fn announce(&mut self, now: Moment, interval: Interval) -> bool {
-        let spacing = interval.duration().max(ANNOUNCEMENT_SPACING);
-        if !self.contended || now < self.announced + spacing {
-            return false;
-        }
-        (self.announced, self.contended) = (now, false);
-        true
     }
 }
 

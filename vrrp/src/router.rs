@@ -99,7 +99,7 @@ impl Router {
             changes.push(Change::Changed { id: router.id(), acquired, released });
         }
         self.retune(now, sink);
-        self.settle(now, sink);
+        self.settle_all(now, sink);
         Ok(changes)
     }
 
@@ -118,31 +118,30 @@ impl Router {
         let family = Family::of(packet.source);
         // What it claims to be for says at least whom it concerns, be it broken or not.
         let claimed = packet.payload.get(1).copied();
-        let router = self.routers.iter_mut().find(|router| {
+        let index = self.routers.iter().position(|router| {
             Some(router.settings().vrid.get()) == claimed
                 && router.settings().family() == family
                 && router.settings().interface == interface
         });
-        let Some(router) = router else {
+        let Some(index) = index else {
             let message = Message::verify(packet, Scope::Link);
             let rejected = message.err().unwrap_or(Rejected::Vrid);
             self.strays.count(rejected);
             return Err(rejected);
         };
-        let id = router.id();
-        router.receive(packet, now, sink)?;
-        self.settle(now, sink);
-        Ok(id)
+        self.routers[index].receive(packet, now, sink)?;
+        self.settle(index, now, sink);
+        Ok(self.routers[index].id())
     }
 
     /// Has all that is due done. Everything that had arrived before has been told before.
     pub fn tick(&mut self, now: Moment, sink: &mut Sink<'_>) {
-        for router in &mut self.routers {
-            if router.poll_timeout().is_some_and(|at| at <= now) {
-                router.handle(Input::Timer, now, sink);
+        for index in 0..self.routers.len() {
+            if self.routers[index].poll_timeout().is_some_and(|at| at <= now) {
+                self.routers[index].handle(Input::Timer, now, sink);
+                self.settle(index, now, sink);
             }
         }
-        self.settle(now, sink);
     }
 
     /// When [`Router::tick`] has something to do.
@@ -159,9 +158,9 @@ impl Router {
         now: Moment,
         sink: &mut Sink<'_>,
     ) {
-        if let Some(router) = self.find(id) {
-            router.set_source(source);
-            self.settle(now, sink);
+        if let Some(index) = self.find(id) {
+            self.routers[index].set_source(source);
+            self.settle(index, now, sink);
         }
     }
 
@@ -175,9 +174,9 @@ impl Router {
         now: Moment,
         sink: &mut Sink<'_>,
     ) {
-        if let Some(router) = self.find(id) {
-            router.set_obstacle(obstacle, is_there);
-            self.settle(now, sink);
+        if let Some(index) = self.find(id) {
+            self.routers[index].set_obstacle(obstacle, is_there);
+            self.settle(index, now, sink);
         }
     }
 
@@ -191,17 +190,16 @@ impl Router {
         now: Moment,
         sink: &mut Sink<'_>,
     ) {
-        if let Some(router) = self.find(id) {
-            router.track(name, weight);
+        if let Some(index) = self.find(id) {
+            self.routers[index].track(name, weight);
             self.retune(now, sink);
-            self.settle(now, sink);
         }
     }
 
     /// The peers that are not on the link of the interface, so that their TTL says nothing.
     pub fn set_routed_peers(&mut self, id: InstanceId, peers: Vec<IpAddr>) {
-        if let Some(router) = self.find(id) {
-            router.set_routed_peers(peers);
+        if let Some(index) = self.find(id) {
+            self.routers[index].set_routed_peers(peers);
         }
     }
 
@@ -227,8 +225,8 @@ impl Router {
         &self.strays
     }
 
-    fn find(&mut self, id: InstanceId) -> Option<&mut VirtualRouter> {
-        self.routers.iter_mut().find(|router| router.id() == id)
+    fn find(&self, id: InstanceId) -> Option<usize> {
+        self.routers.iter().position(|router| router.id() == id)
     }
 
     /// Gives each the priority that tracking leaves it.
@@ -241,32 +239,42 @@ impl Router {
 
     /// The group of a virtual router; itself if it has none.
     fn companions(&self, index: usize) -> impl Iterator<Item = &VirtualRouter> {
-        let group = &self.routers[index].settings().sync_group;
-        self.routers.iter().enumerate().filter_map(move |(other, router)| {
-            let is_in = group.is_some() && router.settings().sync_group == *group;
-            (is_in || other == index).then_some(router)
-        })
+        let all = self.routers.iter().enumerate();
+        all.filter_map(move |(other, router)| self.are_companions(index, other).then_some(router))
     }
 
-    /// Tells each what it is able to, and has the members of each group be master together or not
-    /// at all.
-    fn settle(&mut self, now: Moment, sink: &mut Sink<'_>) {
-        for index in 0..self.routers.len() {
-            let alone = self.companions(index).all(VirtualRouter::is_able);
-            self.routers[index].enable(alone, now, sink);
+    /// Whether two virtual routers are the same, or of the same group.
+    fn are_companions(&self, one: usize, other: usize) -> bool {
+        let group = |index: usize| self.routers[index].settings().sync_group.as_ref();
+        one == other || (group(one).is_some() && group(one) == group(other))
+    }
+
+    /// Tells a virtual router, and its group, whether they can run, and has the group be master
+    /// together or not at all.
+    fn settle(&mut self, index: usize, now: Moment, sink: &mut Sink<'_>) {
+        if self.routers[index].settings().sync_group.is_none() {
+            return self.routers[index].enable(true, now, sink);
         }
-        for index in 0..self.routers.len() {
-            if self.routers[index].settings().sync_group.is_none() {
-                continue;
+        let together = self.companions(index).all(VirtualRouter::is_able);
+        for other in 0..self.routers.len() {
+            if self.are_companions(index, other) {
+                self.routers[other].enable(together, now, sink);
             }
-            // Who leads alone yields: on the other links a better master was heard, and a group
-            // that went back and forth would be worse than one that waits.
-            let order = if self.companions(index).all(VirtualRouter::is_ready) {
-                Input::Lead
-            } else {
-                Input::Yield
-            };
-            self.routers[index].handle(order, now, sink);
+        }
+        // Who leads alone yields: on the other links a better master was heard, and a group that
+        // went back and forth would be worse than one that waits.
+        let all_ready = self.companions(index).all(VirtualRouter::is_ready);
+        let order = if all_ready { Input::Lead } else { Input::Yield };
+        for other in 0..self.routers.len() {
+            if self.are_companions(index, other) {
+                self.routers[other].handle(order, now, sink);
+            }
+        }
+    }
+
+    fn settle_all(&mut self, now: Moment, sink: &mut Sink<'_>) {
+        for index in 0..self.routers.len() {
+            self.settle(index, now, sink);
         }
     }
 }

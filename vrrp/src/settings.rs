@@ -287,7 +287,7 @@ mod tests {
         assert_eq!(check(&[mixed]), Err(Error::MixedFamilies(name())));
         let mut six = settings("one", 1, &["fe80::1"]);
         six.interval = Interval::from_secs(1).unwrap();
-        assert_eq!(check(&[six.clone()]), Err(Error::FamilyOfVersion(name())));
+        assert_eq!(check(&[six]), Err(Error::FamilyOfVersion(name())));
 
         let two = settings("two", 1, &["10.0.0.2"]);
         let error = check(&[one.clone(), two]).unwrap_err();

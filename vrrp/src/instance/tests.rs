@@ -135,11 +135,14 @@ fn outcome(instance: &Instance, actions: Actions, now: Moment) -> String {
         Some(at) if at < now => "now".into(),
         Some(at) => format!("{:.3}", (at - now).as_secs_f64() * 1e3),
     };
-    let send = actions.send.map_or("-".into(), |priority| format!("send {priority}"));
-    let transition = actions.transition.map_or("-".into(), |Transition { from, to, cause }| {
-        assert_eq!(to, instance.role());
-        format!("{from}>{to} {cause}")
-    });
+    let send = actions.send.map_or_else(|| "-".into(), |priority| format!("send {priority}"));
+    let transition = match actions.transition {
+        None => "-".into(),
+        Some(Transition { from, to, cause }) => {
+            assert_eq!(to, instance.role());
+            format!("{from}>{to} {cause}")
+        }
+    };
     let announce = if actions.announce { "announce" } else { "-" };
     format!("{state:<20} {deadline:>8}  {send:<9} {transition:<30} {announce}")
 }

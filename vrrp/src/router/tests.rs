@@ -144,7 +144,7 @@ fn advert(settings: &Settings, priority: u8, checksum: Checksum) -> Vec<u8> {
 fn packets_find_their_virtual_router_and_are_counted() {
     let one = settings("one", 51, "10.0.0.100");
     let two = settings("two", 52, "10.0.0.101");
-    let mut host = Host::new(vec![one.clone(), two.clone()]);
+    let mut host = Host::new(vec![one, two.clone()]);
     let ids = host.ids();
     let heard = advert(&two, 200, Checksum::Rfc9568);
     assert_eq!(host.receive(PEER, "224.0.0.18", &heard), Ok(ids[1]));
@@ -347,7 +347,7 @@ fn settings_that_are_the_same_are_not_noticed() {
 #[test]
 fn other_settings_are_taken_in_place() {
     let one = settings("one", 51, "10.0.0.100");
-    let mut host = Host::new(vec![one.clone(), settings("two", 52, "10.0.0.101")]);
+    let mut host = Host::new(vec![one, settings("two", 52, "10.0.0.101")]);
     let ids = host.ids();
     host.pass(ms(450));
     host.said.clear();

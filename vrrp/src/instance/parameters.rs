@@ -1,0 +1,59 @@
+//! What the state machine goes by, and what follows from that alone.
+
+use core::time::Duration;
+
+use crate::types::{Interval, Priority, Version};
+
+/// Bounds of an interval that is learned, relative to our own. Without them one packet made the
+/// longest interval there is the reason for two minutes of deafness.
+const LEARNED_FACTOR: u16 = 10;
+
+/// An interval up to this may be learned, however short our own is; in centiseconds.
+const LEARNED_AT_LEAST: u16 = 100;
+
+/// What the machine goes by: the parameters of RFC 9568, section 6.1, and what goes beyond them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parameters {
+    /// Effective priority, not [`Priority::RELEASE`].
+    pub priority: Priority,
+    /// Time between own adverts. It is of the version that is spoken.
+    pub interval: Interval,
+    /// Take over from a master of lower priority. The owner does in any case.
+    pub preempt: bool,
+    /// How long a master of lower priority is left alone, from its first advert on.
+    pub preempt_delay: Duration,
+    /// It becomes master only when told so by [`super::Input::Lead`]; see
+    /// [`super::Instance::is_ready`].
+    pub grouped: bool,
+}
+
+impl Parameters {
+    /// The interval that is learned from a master that sends this one. In version 3 it is the
+    /// master's (RFC 9568, section 6.4.2), but from a tenth of our own to ten times as much, or a
+    /// second if that is more. In version 2 it is ours: another is never heard.
+    pub fn learned(&self, heard: Interval) -> Interval {
+        let own = self.interval;
+        match (own.version(), heard.version()) {
+            (Version::V3, Version::V3) => {
+                let shortest = (own.centis() / LEARNED_FACTOR).max(1);
+                let longest = own.centis().saturating_mul(LEARNED_FACTOR).max(LEARNED_AT_LEAST);
+                // The longest may be one that cannot be sent, and so not be heard either.
+                let bounded = heard.centis().clamp(shortest, longest);
+                Interval::from_centis(bounded).unwrap_or(heard)
+            }
+            (Version::V2, _) | (_, Version::V2) => own,
+        }
+    }
+
+    /// Whether a router with these parameters waits for a master with this priority to fall
+    /// silent, rather than to take over from it.
+    pub(super) fn follows(&self, priority: Priority) -> bool {
+        priority >= self.priority || !(self.preempt || self.priority.is_owner())
+    }
+
+    /// How long one who was paused listens. A master is heard within an interval; the half is for
+    /// the way, and for a system that has just woken up.
+    pub(super) fn listening(interval: Interval) -> Duration {
+        interval.duration() * 3 / 2
+    }
+}
