@@ -12,7 +12,7 @@ use core::net::IpAddr;
 use crate::advert::{Message, Packet, Rejected, Scope};
 use crate::instance::{Actions, Input};
 use crate::settings::{self, Address, Settings};
-use crate::types::{Family, Moment, Priority, Version};
+use crate::types::{Family, Moment, Priority};
 
 mod counts;
 mod virtual_router;
@@ -287,14 +287,6 @@ fn effective(configured: Priority, weight: i32) -> Priority {
     }
     let sum = i32::from(configured.get()).saturating_add(weight).clamp(1, 254);
     u8::try_from(sum).map_or(configured, Priority::new)
-}
-
-/// Whether two adverts of version 2 and more may differ in their addresses.
-const fn may_differ(version: Version, sender: Priority) -> bool {
-    match version {
-        Version::V2 => sender.is_owner(),
-        Version::V3 => true,
-    }
 }
 
 #[cfg(test)]

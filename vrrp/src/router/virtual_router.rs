@@ -8,7 +8,7 @@ use core::net::IpAddr;
 use crate::advert::{Addresses, Advert, Checksum, Message, Packet, Rejected, Scope};
 use crate::instance::{Actions, Cause, Input, Instance, Parameters, Role};
 use crate::router::counts::Counts;
-use crate::router::{InstanceId, Sink, effective, may_differ};
+use crate::router::{InstanceId, Sink, effective};
 use crate::settings::{Address, ChecksumPolicy, Settings};
 use crate::types::{Moment, Priority, Version};
 
@@ -354,6 +354,16 @@ fn parameters(settings: &Settings, weight: i32) -> Parameters {
         preempt: settings.preempt,
         preempt_delay: settings.preempt_delay,
         grouped: settings.sync_group.is_some(),
+    }
+}
+
+/// Whether an advert may be of other addresses than ours. In version 3 it may, or adding an address
+/// to one router after the other would make two masters; in version 2 only that of the owner (RFC
+/// 3768, section 7.1).
+const fn may_differ(version: Version, sender: Priority) -> bool {
+    match version {
+        Version::V2 => sender.is_owner(),
+        Version::V3 => true,
     }
 }
 

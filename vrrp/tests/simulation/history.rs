@@ -142,9 +142,8 @@ impl Lan {
                 lan.world.schedule(after, Event::Start(node));
             }
         }
-        if let Some(log) = &mut lan.world.log {
-            log.push(format!("seed {seed}, bound {:?}", lan.delay));
-        }
+        let bound = lan.bound();
+        lan.world.comment(&format!("seed {seed}, bound {bound:?}"));
         lan
     }
 
