@@ -8,25 +8,24 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
+use super::ears::{self, Ears};
 use super::events::{Entry, Outbox};
 use super::lease::Order;
 use super::links::{Interface, Interfaces};
-use super::sockets::Receiver;
+use super::report::{self, Report};
 use super::thread::{self, Queue};
 use super::vmac::Wanted;
-use super::voice::{Voice, state};
-use super::{Counts, Service, Status, sys};
-use crate::advert::Rejected;
-use crate::instance::Role;
+use super::voice::Voice;
+use super::{Service, sys};
 use crate::router::{Change, InstanceId, Obstacle, Router, VirtualRouter};
 use crate::settings::{self, Settings};
-use crate::types::{Family, Moment};
+use crate::types::Moment;
 
 /// Real-time priority, 1 to 99: that of keepalived where it is told to have one.
 const PRIORITY: i32 = 50;
@@ -44,7 +43,6 @@ const BUFFER: usize = 8 << 10;
 const TIMER: u64 = 0;
 const COMMANDS: u64 = 1;
 const LINKS: u64 = 2;
-const RECEIVERS: u64 = 16;
 
 /// What others want of the driver.
 pub enum Command {
@@ -65,15 +63,6 @@ pub enum Command {
     Stop(SyncSender<()>),
 }
 
-/// What is the case.
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// With each virtual router.
-    pub routers: Vec<Status>,
-    /// With packets for none.
-    pub strays: Vec<(&'static str, u64)>,
-}
-
 /// What the driver shares with others.
 pub struct Shared {
     /// Commands.
@@ -92,20 +81,13 @@ pub struct Shared {
     pub service: Service,
 }
 
-struct Listening {
-    interface: String,
-    index: u32,
-    family: Family,
-    receiver: Receiver,
-}
-
 /// The driver's state.
 pub struct Driver {
     shared: Shared,
     router: Router,
     voice: Voice,
     interfaces: Interfaces,
-    receivers: Vec<Option<Listening>>,
+    ears: Ears,
     epoll: Epoll,
     timer: TimerFd,
     buffer: Vec<u8>,
@@ -144,7 +126,7 @@ impl Driver {
             router: Router::new(),
             voice,
             interfaces,
-            receivers: Vec::new(),
+            ears: Ears::default(),
             epoll,
             timer,
             buffer: vec![0; BUFFER],
@@ -188,8 +170,8 @@ impl Driver {
                 }
             };
             let events = &events[..count];
-            for event in events.iter().filter(|event| event.data() >= RECEIVERS) {
-                self.drain((event.data() - RECEIVERS) as usize);
+            for event in events.iter().filter(|event| event.data() >= ears::FIRST) {
+                self.drain(event.data());
             }
             let now = thread::now();
             self.look_at_service(now);
@@ -223,9 +205,9 @@ impl Driver {
         }
     }
 
-    fn drain(&mut self, slot: usize) {
-        let Self { router, voice, receivers, buffer, .. } = self;
-        let Some(Some(listening)) = receivers.get_mut(slot) else { return };
+    fn drain(&mut self, token: u64) {
+        let Self { router, voice, ears, buffer, .. } = self;
+        let Some(listening) = ears.get(token) else { return };
         for _ in 0..DRAIN {
             let packet = match listening.receiver.next(buffer) {
                 Ok(Some(packet)) => packet,
@@ -284,10 +266,10 @@ impl Driver {
     /// Tells each virtual router what its interfaces mean for it.
     fn apply_interfaces(&mut self, now: Moment) {
         self.retry_at = None;
-        self.set_receivers(now);
+        let Self { router, ears, epoll, interfaces, shared, .. } = self;
+        let mut failed = !ears.listen(router, interfaces, epoll, &shared.outbox);
         let interfaces = Arc::clone(&self.interfaces);
         let find = |name: &str| interfaces.iter().find(|interface| interface.name == name);
-        let mut failed = false;
         self.for_each(|router, voice, id| {
             let Some(virtual_router) = router.get(id) else { return };
             let settings = virtual_router.settings().clone();
@@ -339,61 +321,6 @@ impl Driver {
         }
     }
 
-    /// Hears on each interface, for each family, that a virtual router is on.
-    fn set_receivers(&mut self, now: Moment) {
-        let interfaces = Arc::clone(&self.interfaces);
-        let mut wanted: Vec<(&Interface, Family)> = Vec::new();
-        for router in self.router.iter() {
-            let settings = router.settings();
-            let interface = interfaces.iter().find(|one| one.name == settings.interface);
-            let Some(interface) = interface else { continue };
-            let known = |(other, family): &(&Interface, Family)| {
-                other.index == interface.index && *family == settings.family()
-            };
-            if !wanted.iter().any(known) {
-                wanted.push((interface, settings.family()));
-            }
-        }
-        let fits = |listening: &Listening, (interface, family): &(&Interface, Family)| {
-            listening.index == interface.index
-                && listening.interface == interface.name
-                && listening.family == *family
-        };
-        for slot in &mut self.receivers {
-            // The system forgets what is closed.
-            slot.take_if(|listening| !wanted.iter().any(|wanted| fits(listening, wanted)));
-        }
-        for wanted in &wanted {
-            let (interface, family) = *wanted;
-            if self.receivers.iter().flatten().any(|listening| fits(listening, wanted)) {
-                continue;
-            }
-            let name = interface.name.clone();
-            let opened = Receiver::open(family, &name, interface.index).and_then(|receiver| {
-                let slot = self.receivers.iter().position(Option::is_none);
-                let slot = slot.unwrap_or(self.receivers.len());
-                let event = EpollEvent::new(EpollFlags::EPOLLIN, RECEIVERS + slot as u64);
-                self.epoll.add(&receiver, event)?;
-                Ok((slot, receiver))
-            });
-            match opened {
-                Ok((slot, receiver)) => {
-                    let listening =
-                        Listening { interface: name, index: interface.index, family, receiver };
-                    if slot == self.receivers.len() {
-                        self.receivers.push(None);
-                    }
-                    self.receivers[slot] = Some(listening);
-                }
-                Err(error) => {
-                    let line = format!("cannot hear adverts on {name}: {error}");
-                    self.shared.outbox.put_entry(Entry::Warning(line));
-                    self.retry_at = Some(now + PULSE);
-                }
-            }
-        }
-    }
-
     fn reconfigure(&mut self, settings: Vec<Settings>, now: Moment) -> Result<(), settings::Error> {
         let Self { router, voice, .. } = self;
         let mut act = |router: &VirtualRouter, actions| voice.act(router, actions);
@@ -436,7 +363,14 @@ impl Driver {
                     }
                 }
                 Command::Status(reply) => {
-                    let _gone = reply.try_send(self.report(now));
+                    let Self { router, voice, trouble, realtime, .. } = &*self;
+                    let _gone = reply.try_send(report::report(
+                        router,
+                        voice,
+                        trouble.as_deref(),
+                        *realtime,
+                        now,
+                    ));
                 }
                 Command::Stop(reply) => {
                     let Self { router, voice, .. } = self;
@@ -448,55 +382,4 @@ impl Driver {
         }
         false
     }
-
-    fn report(&self, now: Moment) -> Report {
-        Report {
-            routers: self.router.iter().map(|router| self.status(router, now)).collect(),
-            strays: nonzero(self.router.strays().iter()),
-        }
-    }
-
-    fn status(&self, router: &VirtualRouter, now: Moment) -> Status {
-        let settings = router.settings();
-        let counts = router.counts();
-        let mut reasons = Vec::new();
-        if router.role() == Role::Init {
-            let cause = router.cause();
-            reasons.push(match &self.trouble {
-                Some(trouble) => format!("service: {trouble}"),
-                None => cause.as_str().replace('_', " "),
-            });
-        }
-        reasons.extend(router.tracked().map(|(name, weight)| format!("{name} {weight:+}")));
-        let past = now - router.since();
-        Status {
-            name: settings.name.clone(),
-            vrid: settings.vrid,
-            version: settings.version(),
-            interface: settings.interface.clone(),
-            state: state(router.role()),
-            priority: settings.priority.get(),
-            effective_priority: router.priority().get(),
-            addresses: settings.addresses.clone(),
-            master: router.master(),
-            since: SystemTime::now().checked_sub(past).unwrap_or(SystemTime::UNIX_EPOCH),
-            transitions: counts.to_init + counts.to_backup + counts.to_master,
-            cause: router.cause().as_str(),
-            reason: (!reasons.is_empty()).then(|| reasons.join(", ")),
-            counts: Counts {
-                sent: counts.sent,
-                received: counts.received,
-                priority_zero_sent: counts.priority_zero_sent,
-                priority_zero_received: counts.priority_zero_received,
-                send_failures: self.voice.send_failures(router.id()),
-                rejected: nonzero(counts.rejected.iter()),
-            },
-            realtime: self.realtime,
-        }
-    }
-}
-
-fn nonzero(counts: impl Iterator<Item = (Rejected, u64)>) -> Vec<(&'static str, u64)> {
-    let some = counts.filter(|(_, count)| *count > 0);
-    some.map(|(reason, count)| (reason.as_str(), count)).collect()
 }

@@ -19,7 +19,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::events::{self, Outbox};
-use super::guard::{self, Guard, Holding, Message};
+use super::guard::{Holding, Message, Minder};
 use super::held::Held;
 use super::lease::{Member, Order};
 use super::netlink::{Found, GROUPS, Monitor, Netlink, Request, was_gone};
@@ -31,9 +31,6 @@ use crate::types::Moment;
 
 /// A driver that has not turned for so long does not live.
 const PULSE: Duration = Duration::from_millis(350);
-
-/// Time between two attempts to start a guard.
-const RESPAWN: Duration = Duration::from_secs(1);
 
 /// Time until frames that found no room are sent again.
 const CONGESTION: Duration = Duration::from_millis(5);
@@ -58,10 +55,7 @@ pub struct Keeper {
     monitor: Monitor,
     senders: HashMap<u32, FrameSender>,
     kept: BTreeMap<u32, Kept>,
-    guard: Option<Guard>,
-    guard_arguments: Option<Vec<OsString>>,
-    guard_tried_at: Moment,
-    beat_at: Moment,
+    minder: Minder,
 }
 
 /// What a request to the kernel was for.
@@ -81,19 +75,17 @@ enum Kind {
 }
 
 impl Keeper {
-    /// Opens its sockets and starts the guard.
+    /// Opens its sockets. `guard`: see [`super::Options::guard`].
     ///
     /// # Errors
     ///
-    /// If netlink cannot be spoken, or the guard cannot be started.
+    /// If netlink cannot be spoken.
     pub fn new(
         orders: Arc<Queue<Order>>,
         outbox: Arc<Outbox>,
         pulse: Arc<AtomicU64>,
-        guard_arguments: Option<Vec<OsString>>,
+        guard: Option<Vec<OsString>>,
     ) -> io::Result<Self> {
-        let now = thread::now();
-        let guard = guard_arguments.as_deref().map(Guard::start).transpose()?;
         Ok(Self {
             orders,
             outbox,
@@ -102,11 +94,17 @@ impl Keeper {
             monitor: Monitor::open(&GROUPS[1..])?,
             senders: HashMap::new(),
             kept: BTreeMap::new(),
-            guard,
-            guard_arguments,
-            guard_tried_at: now,
-            beat_at: now,
+            minder: Minder::new(guard, thread::now()),
         })
+    }
+
+    /// Starts the guard. It has to be done on the keeper's own thread.
+    ///
+    /// # Errors
+    ///
+    /// If there are too many open files or processes.
+    pub fn start_guard(&mut self) -> io::Result<()> {
+        self.minder.start(thread::now())
     }
 
     /// The body of the thread.
@@ -126,16 +124,14 @@ impl Keeper {
             kept.member.lease.set(false, None);
         }
         self.settle(thread::now());
-        if let Some(guard) = self.guard.take() {
-            guard.stop();
-        }
+        self.minder.stop();
     }
 
     fn wait(&mut self) {
         let now = thread::now();
         let due = self.kept.values().filter(|kept| kept.member.lease.is_good(now));
         let due = due.flat_map(|kept| kept.held.values().map(Held::due)).min();
-        let beat = (self.guard_arguments.is_some()).then_some(self.beat_at);
+        let beat = self.minder.beat_at();
         // While nothing is certain the driver wakes us when it is; this is only for safety.
         let safety = (!self.kept.is_empty()).then(|| now + Duration::from_secs(1));
         let next = [due, beat, safety].into_iter().flatten().min();
@@ -147,7 +143,7 @@ impl Keeper {
             PollFd::new(self.orders.wake().as_fd(), PollFlags::POLLIN),
             PollFd::new(self.monitor.as_fd(), PollFlags::POLLIN),
         ];
-        fds.extend(self.guard.as_ref().map(|guard| PollFd::new(guard.as_fd(), PollFlags::empty())));
+        fds.extend(self.minder.fd().map(|fd| PollFd::new(fd, PollFlags::empty())));
         if let Err(error) = poll(&mut fds, timeout) {
             // An interruption does no harm, and anything else is found out by the next call.
             self.outbox.warn("waiting for addresses was interrupted", &error.into());
@@ -155,8 +151,9 @@ impl Keeper {
         let hung_up = fds.get(2).is_some_and(|fd| fd.any().unwrap_or(false));
         drop(fds);
         self.orders.wake().quiet();
-        if hung_up {
-            self.lose_guard();
+        if hung_up && let Some(pid) = self.minder.bury() {
+            let line = format!("the guard, process {pid}, is gone");
+            self.outbox.put_entry(events::Entry::Warning(line));
         }
     }
 
@@ -259,7 +256,7 @@ impl Keeper {
             });
             if !member.lease.is_good(now) {
                 if !master && kept.guarded {
-                    tell(self.guard.as_ref(), &Message::Release(*number));
+                    self.minder.tell(&Message::Release(*number));
                     kept.guarded = false;
                 }
                 continue;
@@ -272,7 +269,7 @@ impl Keeper {
                 }
             }
             if !kept.guarded {
-                tell(self.guard.as_ref(), &Message::Hold(holding(&member)));
+                self.minder.tell(&Message::Hold(holding(&member)));
                 kept.guarded = true;
             }
             for address in &member.addresses {
@@ -391,48 +388,22 @@ impl Keeper {
 
     /// Beats, and starts a guard if there is none.
     fn mind_guard(&mut self, now: Moment) {
-        let Some(arguments) = &self.guard_arguments else { return };
-        if self.guard.is_none() && now - self.guard_tried_at >= RESPAWN {
-            self.guard_tried_at = now;
-            let (guard, error) = match Guard::start(arguments) {
-                Ok(guard) => (Some(guard), None),
-                Err(error) => (None, Some(error.to_string())),
-            };
-            self.guard = guard;
+        if self.minder.is_start_due(now) {
+            let error = self.minder.start(now).err().map(|error| error.to_string());
             self.outbox.put(Event::GuardDied { error });
             for kept in self.kept.values_mut() {
                 kept.guarded = false;
             }
             self.settle(now);
         }
-        if now < self.beat_at {
-            return;
-        }
-        self.beat_at = now + guard::BEAT;
         let turned = thread::moment(self.pulse.load(Ordering::Acquire));
-        if now - turned < PULSE {
-            tell(self.guard.as_ref(), &Message::Beat);
-        }
-    }
-
-    fn lose_guard(&mut self) {
-        if let Some(mut guard) = self.guard.take() {
-            self.outbox
-                .put_entry(events::Entry::Warning(format!("the guard {} is gone", guard.pid())));
-            guard.bury();
-        }
+        self.minder.beat(now - turned < PULSE, now);
     }
 }
 
 /// Whether a route or rule was there, or gone, already.
 fn is_done(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EEXIST | libc::ENOENT)) || was_gone(error)
-}
-
-/// Tells the guard something. One that is gone hangs up, which is noticed; one that stands still
-/// will find all that fits into its queue, and beats among it.
-fn tell(guard: Option<&Guard>, message: &Message) {
-    let _unheard = guard.map(|guard| guard.tell(message));
 }
 
 fn holding(member: &Member) -> Holding {

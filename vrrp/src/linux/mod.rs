@@ -44,6 +44,7 @@
 //! IPv4 takes no notice of it.
 
 mod driver;
+mod ears;
 mod events;
 mod frames;
 mod guard;
@@ -54,6 +55,7 @@ mod leftovers;
 mod links;
 mod netlink;
 mod notify;
+mod report;
 mod running;
 mod sockets;
 mod sys;

@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-use super::driver::{Command, Driver, Report, Shared};
+use super::driver::{Command, Driver, Shared};
 use super::events::{self, Outbox};
 use super::keeper::Keeper;
 use super::lease::Order;
 use super::links::Watch;
 use super::notify::{self, Programs};
+use super::report::Report;
 use super::thread::{self, CAP_NET_ADMIN, CAP_NET_RAW, Queue, Wake};
 use super::vmac::Wanted;
 use super::{Error, Options, leftovers, sys};
@@ -105,7 +106,7 @@ impl Threads {
             Arc::clone(&shared.pulse),
             options.guard,
         );
-        let keeper = keeper.map_err(system("start the keeper of addresses"))?;
+        let mut keeper = keeper.map_err(system("open netlink"))?;
         let gone = Gone(Arc::clone(&shared.keeper_gone));
         let mut threads = Self {
             commands: Arc::clone(&shared.commands),
@@ -129,13 +130,21 @@ impl Threads {
         threads.notify = Some(spawn("vrrp-notify", move || notify::run(&jobs))?);
         threads.events =
             Some(spawn("vrrp-events", move || events::run(&outbox, &listener, &programs, &stop))?);
+        let (reply, guarded) = sync_channel(1);
         threads.keeper = Some(spawn("vrrp-keeper", move || {
             let _gone = gone;
+            if reply.send(keeper.start_guard()).is_err() {
+                return;
+            }
             if let Err(error) = sys::set_realtime(KEEPER_PRIORITY) {
                 tracing::debug!(%error, "the keeper has no real-time priority");
             }
             keeper.run();
         })?);
+        match guarded.recv_timeout(LONG_PATIENCE) {
+            Ok(started) => started.map_err(system("start the guard"))?,
+            Err(_) => return Err(Error::Unresponsive),
+        }
         threads.watch = Some(spawn("vrrp-links", move || watch.run(interfaces))?);
         threads.driver = Some(spawn("vrrp", move || driver.run())?);
         Ok(threads)

@@ -19,8 +19,10 @@ use nix::sys::socket::{
 
 pub use message::{Holding, Message};
 
+use crate::types::Moment;
+
 /// Time between two beats.
-pub const BEAT: Duration = Duration::from_millis(100);
+const BEAT: Duration = Duration::from_millis(100);
 
 /// How long a process may at least be silent before it is taken for one that stands still: five
 /// beats, on a host that may be busy.
@@ -28,6 +30,9 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The longest that is waited for: the kernel's lifetime would end first.
 const MOST_PATIENCE: Duration = Duration::from_millis(1_500);
+
+/// Time between two attempts to start a guard.
+const RESPAWN: Duration = Duration::from_secs(1);
 
 /// How long a guard may take to go when it is told good-bye.
 const FAREWELL: Duration = Duration::from_millis(300);
@@ -40,7 +45,7 @@ pub fn patience(interval: Duration) -> Duration {
 
 /// A guard that runs.
 #[derive(Debug)]
-pub struct Guard {
+struct Guard {
     socket: OwnedFd,
     child: Child,
 }
@@ -51,7 +56,7 @@ impl Guard {
     /// # Errors
     ///
     /// If there are too many open files or processes, or `/proc` is not there.
-    pub fn start(arguments: &[OsString]) -> io::Result<Self> {
+    fn start(arguments: &[OsString]) -> io::Result<Self> {
         let kind = SockType::SeqPacket;
         let flags = SockFlag::SOCK_CLOEXEC;
         let (socket, other) = socketpair(AddressFamily::Unix, kind, None, flags)?;
@@ -70,19 +75,14 @@ impl Guard {
     /// # Errors
     ///
     /// `EPIPE` or `ECONNRESET` if it is gone; `EAGAIN` if it does not listen.
-    pub fn tell(&self, message: &Message) -> io::Result<()> {
+    fn tell(&self, message: &Message) -> io::Result<()> {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         send(self.socket.as_raw_fd(), &message.encode(), flags)?;
         Ok(())
     }
 
-    /// Its process.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Takes leave of it, killing it if it does not go.
-    pub fn stop(mut self) {
+    fn stop(mut self) {
         if let Err(error) = self.tell(&Message::GoodBye) {
             tracing::debug!(%error, "the guard did not hear the good-bye");
         }
@@ -98,15 +98,83 @@ impl Guard {
     }
 
     /// Makes sure that it is gone, and takes its exit status.
-    pub fn bury(&mut self) {
+    fn bury(&mut self) {
         if let Err(error) = self.child.kill().and_then(|()| self.child.wait()) {
             tracing::debug!(%error, "the guard cannot be waited for");
         }
     }
 }
 
-impl AsFd for Guard {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+/// What keeps a guard running. It belongs to one thread, whose end is what the guard notices
+/// first.
+#[derive(Debug)]
+pub struct Minder {
+    arguments: Option<Vec<OsString>>,
+    guard: Option<Guard>,
+    tried_at: Moment,
+    beat_at: Moment,
+}
+
+impl Minder {
+    /// One that has yet to [`Minder::start`]; without arguments there is never a guard.
+    pub fn new(arguments: Option<Vec<OsString>>, now: Moment) -> Self {
+        Self { arguments, guard: None, tried_at: now, beat_at: now }
+    }
+
+    /// Starts a guard on the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`Guard::start`].
+    pub fn start(&mut self, now: Moment) -> io::Result<()> {
+        self.tried_at = now;
+        self.guard = self.arguments.as_deref().map(Guard::start).transpose()?;
+        Ok(())
+    }
+
+    /// Whether one is to be started, since the one before died a while ago.
+    pub fn is_start_due(&self, now: Moment) -> bool {
+        self.arguments.is_some() && self.guard.is_none() && now - self.tried_at >= RESPAWN
+    }
+
+    /// When the next beat is due.
+    pub fn beat_at(&self) -> Option<Moment> {
+        self.arguments.is_some().then_some(self.beat_at)
+    }
+
+    /// Beats, if it is time and the process lives.
+    pub fn beat(&mut self, lives: bool, now: Moment) {
+        if now < self.beat_at {
+            return;
+        }
+        self.beat_at = now + BEAT;
+        if lives {
+            self.tell(&Message::Beat);
+        }
+    }
+
+    /// Tells the guard something. One that is gone hangs up, which is noticed; one that stands
+    /// still will find all that fits into its queue, and beats among it.
+    pub fn tell(&self, message: &Message) {
+        let _unheard = self.guard.as_ref().map(|guard| guard.tell(message));
+    }
+
+    /// What becomes readable, or hangs up, when the guard dies.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.guard.as_ref().map(|guard| guard.socket.as_fd())
+    }
+
+    /// The guard died. Says which process it was.
+    pub fn bury(&mut self) -> Option<u32> {
+        let mut guard = self.guard.take()?;
+        guard.bury();
+        Some(guard.child.id())
+    }
+
+    /// Takes leave of the guard.
+    pub fn stop(&mut self) {
+        if let Some(guard) = self.guard.take() {
+            guard.stop();
+        }
     }
 }
