@@ -43,6 +43,8 @@ struct Kept {
     heeded: u32,
     /// Whether the guard knows of it.
     guarded: bool,
+    /// Whether what the guard knows is no longer so.
+    outdated: bool,
 }
 
 /// The keeper's state.
@@ -167,6 +169,7 @@ impl Keeper {
                         member: Arc::clone(&member),
                         held: BTreeMap::new(),
                         guarded: false,
+                        outdated: false,
                     });
                     if member.mac != kept.member.mac {
                         for held in kept.held.values_mut() {
@@ -174,8 +177,7 @@ impl Keeper {
                         }
                     }
                     kept.member = member;
-                    // The guard is told anew.
-                    kept.guarded = false;
+                    kept.outdated = true;
                 }
                 Order::Forget(number) => {
                     if let Some(kept) = self.kept.get(&number) {
@@ -268,9 +270,9 @@ impl Keeper {
                     held.retake(now);
                 }
             }
-            if !kept.guarded {
+            if !kept.guarded || kept.outdated {
                 self.minder.tell(&Message::Hold(holding(&member)));
-                kept.guarded = true;
+                (kept.guarded, kept.outdated) = (true, false);
             }
             for address in &member.addresses {
                 let key = (member.index, *address);

@@ -20,8 +20,8 @@
 //! 1. *The lease.* Each advert that is sent makes mastership good for a while. The keeper adds,
 //!    renews and puts back addresses only while it is.
 //! 2. *The guard.* A small process of the same program knows what is held, and has the adverts of
-//!    priority 0 ready. When the program dies (end of file) or stands still (no beat for half a
-//!    second), it sends them and deletes the addresses.
+//!    priority 0 ready. When the program dies, or stands still (no beat for three intervals, but
+//!    0.5 to 1.5 s), it sends them and deletes the addresses.
 //! 3. *The kernel's lifetime.* Addresses are added with `IFA_CACHEINFO` of [`LIFETIME`] and renewed
 //!    four times as often. With nobody left to renew them, the kernel deletes them.
 //!
@@ -36,12 +36,28 @@
 //! | 2 s | 2.02 to 2.59 s | 2.02 to 2.70 s |
 //! | 3 s | 3.04 to 3.98 s | 3.02 to 3.55 s |
 //!
-//! It is never early, and less than a second late. A renewal by `NLM_F_REPLACE` makes one
+//! It is never early, and less than a second late; four busy loops on two processors make no
+//! difference. A renewal by `NLM_F_REPLACE` makes one
 //! `RTM_NEWADDR` notification, no detection of duplicates, and does not disturb connections. An
 //! established TCP connection outlives the address: taken away and put back, it goes on, and what
 //! was sent meanwhile is sent again. 200 addresses are added, renewed or deleted in one message
 //! within 5 to 10 ms. A preferred lifetime of 0 keeps IPv6 from choosing the address as a source;
 //! IPv4 takes no notice of it.
+//!
+//! # How fast it is
+//!
+//! On the same host of two processors, medians, from the signal on:
+//!
+//! | event | priority 0 | at 10 ms: successor announces | at 100 ms |
+//! | --- | --- | --- | --- |
+//! | [`Vrrp::stop`] | 0.1 ms | 6.5 ms | 61 ms |
+//! | SIGKILL | 0.1 ms | 6.7 ms | 62 ms |
+//! | SIGSTOP | (0.5 s) | 35 ms | 292 ms |
+//!
+//! The successor's part is its skew, or its patience with silence, and 0.4 ms from its first advert
+//! to its first announcement. 200 addresses are all announced within 3 ms, while adverts go out on
+//! time. What remains is the hypervisor: when it takes the processors away for 40 ms, which no
+//! priority and no deadline scheduling prevents, an interval of 10 ms is too short.
 
 mod driver;
 mod ears;
@@ -129,6 +145,15 @@ pub enum Error {
         what: &'static str,
         /// Its answer.
         source: io::Error,
+    },
+    /// Two virtual routers with virtual MACs have the same VRID, on different interfaces: the
+    /// interfaces for them would have the same name.
+    #[error("{name} cannot be on both {} and {}: give one another VRID", interfaces[0], interfaces[1])]
+    VirtualMac {
+        /// The name.
+        name: String,
+        /// The interfaces below.
+        interfaces: [String; 2],
     },
     /// The driver does not answer, or has stopped.
     #[error("the VRRP driver does not answer")]

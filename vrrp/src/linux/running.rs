@@ -71,7 +71,7 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
 impl Threads {
     /// See [`super::start`].
     pub fn start(settings: Vec<Settings>, options: Options) -> Result<Self, Error> {
-        settings::check(&settings)?;
+        let wanted = wanted(&settings)?;
         for (bit, capability, purpose) in [
             (CAP_NET_ADMIN, "CAP_NET_ADMIN", "change addresses"),
             (CAP_NET_RAW, "CAP_NET_RAW", "send and receive adverts"),
@@ -89,7 +89,7 @@ impl Threads {
         let open = system("open what threads speak by");
         let links = Arc::new(Queue::new(LIMIT).map_err(&open)?);
         let mut watch = Watch::new(Arc::clone(&links)).map_err(system("watch interfaces"))?;
-        *watch.wanted.lock().unwrap_or_else(PoisonError::into_inner) = wanted(&settings);
+        *watch.wanted.lock().unwrap_or_else(PoisonError::into_inner) = wanted;
         let interfaces = Arc::new(watch.look().map_err(system("look at interfaces"))?);
         let shared = Shared {
             commands: Arc::new(Queue::new(LIMIT).map_err(&open)?),
@@ -152,8 +152,7 @@ impl Threads {
 
     /// See [`super::Vrrp::reconfigure`].
     pub fn reconfigure(&self, settings: Vec<Settings>) -> Result<(), Error> {
-        settings::check(&settings)?;
-        let virtual_macs = wanted(&settings);
+        let virtual_macs = wanted(&settings)?;
         let (reply, answer) = sync_channel(1);
         self.command(Command::Reconfigure(settings, reply))?;
         answer.recv_timeout(LONG_PATIENCE).map_err(|_| Error::Unresponsive)??;
@@ -218,8 +217,18 @@ impl Drop for Threads {
     }
 }
 
-fn wanted(settings: &[Settings]) -> Vec<Wanted> {
-    settings.iter().filter_map(Wanted::of).collect()
+/// The virtual MACs of settings that can be.
+fn wanted(settings: &[Settings]) -> Result<Vec<Wanted>, Error> {
+    settings::check(settings)?;
+    let mut all: Vec<Wanted> = Vec::new();
+    for wanted in settings.iter().filter_map(Wanted::of) {
+        if let Some(other) = all.iter().find(|other| other.name == wanted.name) {
+            let interfaces = [other.below.clone(), wanted.below];
+            return Err(Error::VirtualMac { name: wanted.name, interfaces });
+        }
+        all.push(wanted);
+    }
+    Ok(all)
 }
 
 fn join(thread: JoinHandle<()>) {

@@ -53,14 +53,14 @@ impl Wanted {
     /// The one for these settings; `None` if they have none.
     pub fn of(settings: &Settings) -> Option<Self> {
         let family = settings.family();
-        let vrid = settings.vrid.get();
+        let vrid = settings.vrid;
         settings.virtual_mac.then(|| Self {
             below: settings.interface.clone(),
             name: match family {
                 Family::V4 => format!("vrrp.{vrid}"),
-                Family::V6 => format!("vrrp6.{vrid}"),
+                Family::V6 => format!("vrrp.{vrid}.6"),
             },
-            mac: [0, 0, 0x5e, 0, if family == Family::V4 { 1 } else { 2 }, vrid],
+            mac: [0, 0, 0x5e, 0, if family == Family::V4 { 1 } else { 2 }, vrid.get()],
             family,
         })
     }
