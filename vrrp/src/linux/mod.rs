@@ -319,6 +319,15 @@ pub struct Vrrp {
 /// Runs virtual routers with these settings, in the network namespace of the calling thread.
 /// Interfaces need not be there yet. Addresses that a process before left behind are deleted.
 ///
+/// An address that somebody added by hand stays as it is as long as this host is not master; its
+/// presence is logged, since it would answer for the master. A host that becomes master takes it
+/// over, and deletes it when it is no longer master. The owner (priority 255) leaves it alone: it
+/// is the owner's own, and is only announced.
+///
+/// Needs `CAP_NET_ADMIN` and `CAP_NET_RAW`, and is better with `CAP_SYS_NICE` (real-time priority)
+/// and `CAP_IPC_LOCK` (locked memory). Guards are started at any time, so that a program that is
+/// not root needs the first two as ambient capabilities, or as capabilities of its file.
+///
 /// # Errors
 ///
 /// If settings contradict themselves, a capability is missing, or the system refuses sockets or

@@ -11,7 +11,7 @@ use super::driver::{Command, Driver, Shared};
 use super::events::{self, Outbox};
 use super::keeper::Keeper;
 use super::lease::Order;
-use super::links::Watch;
+use super::links::{Interface, Watch};
 use super::notify::{self, Programs};
 use super::report::Report;
 use super::thread::{self, CAP_NET_ADMIN, CAP_NET_RAW, Queue, Wake};
@@ -91,6 +91,7 @@ impl Threads {
         let mut watch = Watch::new(Arc::clone(&links)).map_err(system("watch interfaces"))?;
         *watch.wanted.lock().unwrap_or_else(PoisonError::into_inner) = wanted;
         let interfaces = Arc::new(watch.look().map_err(system("look at interfaces"))?);
+        warn_of_foreign(&settings, &interfaces);
         let shared = Shared {
             commands: Arc::new(Queue::new(LIMIT).map_err(&open)?),
             links,
@@ -214,6 +215,24 @@ impl Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// Says which addresses are on this host whoever is master, which two hosts must not have.
+fn warn_of_foreign(settings: &[Settings], interfaces: &[Interface]) {
+    for settings in settings.iter().filter(|settings| !settings.priority.is_owner()) {
+        let on = interfaces.iter().filter(|interface| interface.name == settings.interface);
+        for interface in on {
+            let foreign =
+                settings.addresses.iter().filter(|address| interface.has_foreign(**address));
+            for address in foreign {
+                let (instance, interface) = (&settings.name, &interface.name);
+                tracing::warn!(
+                    instance, %address, interface,
+                    "the shared address is there already, added by somebody else: remove it"
+                );
+            }
+        }
     }
 }
 
