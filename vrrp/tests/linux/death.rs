@@ -1,5 +1,7 @@
 //! Whatever becomes of the process, in the end one host has the address.
 
+use std::process::Command;
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -98,4 +100,29 @@ fn what_was_left_behind_is_deleted_and_what_somebody_added_stays() {
     let released: Vec<_> = released.iter().map(ToString::to_string).collect();
     assert_eq!(released, ["10.0.0.100/24 on eth0"]);
     assert!(!lab.one.has(VIP) && lab.one.has("10.0.0.102"));
+}
+
+#[test]
+fn after_a_pause_of_the_whole_host_the_client_finds_the_master() {
+    let lab = Lab::new();
+    let (one, two) = pair(&lab);
+    let guard = Pid::from_raw(one.guard().expect("a guard"));
+    let reach =
+        || lab.client.run(|| Command::new("ping").args(["-c1", "-W1", VIP]).output().unwrap());
+    let neighbour = || lab.client.ip(&format!("neigh show {VIP}"));
+    assert!(reach().status.success());
+    assert!(neighbour().contains("02:00:00:00:00:01"));
+    for round in 1..4 {
+        // The host's own kernel goes on here, and answers: worse than a pause.
+        kill(guard, Signal::SIGSTOP).unwrap();
+        one.signal(Signal::SIGSTOP);
+        two.wait_for_count("transition backup master", round);
+        one.signal(Signal::SIGCONT);
+        kill(guard, Signal::SIGCONT).unwrap();
+        one.wait_for_count("transition master backup paused", round);
+        one.wait_for_count("transition backup master preempt", round);
+        eventually("one master", || lab.one.has(VIP) && !lab.two.has(VIP));
+        eventually("the client knows", || neighbour().contains("02:00:00:00:00:01"));
+        assert!(reach().status.success());
+    }
 }
