@@ -208,7 +208,8 @@ fn parse_host(text: &str) -> Result<Host, Problem> {
     parse_host_name(text).map(Host::Name)
 }
 
-fn usable(ip: IpAddr) -> Result<IpAddr, Problem> {
+/// Refuses what is not the address of one machine.
+pub(super) fn usable(ip: IpAddr) -> Result<IpAddr, Problem> {
     if ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST) {
         return Err(Problem::new(format!("'{ip}' is not the address of one machine")));
     }

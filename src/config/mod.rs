@@ -41,6 +41,7 @@ mod tls;
 mod units;
 mod value;
 mod vocabulary;
+mod vrrp;
 
 #[cfg(test)]
 mod tests;

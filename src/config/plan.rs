@@ -10,6 +10,10 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use vrrp::{Node, TrackedPool, Vrrp};
+
+pub mod vrrp;
+
 /// Where the admin socket is unless `admin.socket` says otherwise.
 pub const ADMIN_SOCKET: &str = "/run/lockgate/admin.sock";
 
@@ -24,10 +28,16 @@ pub struct Plan {
     pub log: Log,
     /// `[pair]`
     pub pair: Pair,
-    /// `[[listener]]`, in the order of the file; names are unique, no two binds overlap.
+    /// `[node.NAME]`, in the order of the file; names and addresses are unique. Empty = a single
+    /// gateway.
+    pub nodes: Vec<Node>,
+    /// `[[listener]]`, in the order of the file; names are unique, no two binds overlap. Empty only
+    /// if there is something in `vrrp`.
     pub listeners: Vec<Listener>,
     /// `[pool.NAME]`, in the order of the file; names are unique.
     pub pools: Vec<Pool>,
+    /// `[[vrrp]]`, in the order of the file; names are unique.
+    pub vrrp: Vec<Vrrp>,
 }
 
 /// `[runtime]`: the process.

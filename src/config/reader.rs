@@ -188,8 +188,25 @@ impl<'a, 'text> Section<'a, 'text> {
         &mut self,
         key: &'static str,
         most: usize,
-        mut parse: impl FnMut(&str) -> Result<T, Problem>,
+        parse: impl FnMut(&str) -> Result<T, Problem>,
     ) -> Field<Vec<T>> {
+        match self.each_once(key, most, parse) {
+            Field::Absent => Field::Absent,
+            Field::Wrong => Field::Wrong,
+            Field::Given(Spanned { value, span }) => {
+                let value = value.into_iter().map(|element| element.value).collect();
+                Field::Given(Spanned { value, span })
+            }
+        }
+    }
+
+    /// The same, each element with its place.
+    pub(super) fn each_once<T: Clone + Eq + Hash + fmt::Display>(
+        &mut self,
+        key: &'static str,
+        most: usize,
+        mut parse: impl FnMut(&str) -> Result<T, Problem>,
+    ) -> Field<Vec<Spanned<T>>> {
         let Some((value, span)) = self.take(key) else {
             return self.absent();
         };
@@ -211,7 +228,7 @@ impl<'a, 'text> Section<'a, 'text> {
                         sound = false;
                     } else {
                         first.insert(value.clone(), span);
-                        values.push(value);
+                        values.push(Spanned { value, span });
                     }
                 }
                 Err(problem) => {

@@ -14,6 +14,7 @@ use super::reader::Field;
 use super::route::Route;
 use super::schema::{Backend, File, Listener, Pool};
 use super::suggest::nearest;
+use super::vrrp::resolve as vrrp;
 
 /// The default of `admin.http`.
 const ADMIN_HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8404);
@@ -27,17 +28,15 @@ pub(super) fn resolve(file: File, errors: &mut Findings) -> Plan {
     let mut binds = Binds::new(&file.admin.http);
     let pools = Pools::new(&file.pools);
 
-    let nothing_to_do = match &file.listeners {
-        Field::Absent => true,
-        Field::Wrong => false,
-        Field::Given(listeners) => listeners.value.is_empty(),
-    };
-    if nothing_to_do {
+    // A gateway may do nothing but hold addresses.
+    if is_empty(&file.listeners) && is_empty(&file.vrrp) {
         errors
             .section_missing(Span::default(), "no [[listener]]: nothing to do")
             .help("a [[listener]] needs a 'name' and a 'bind'");
     }
 
+    let nodes = vrrp::nodes(file.nodes, errors);
+    let instances = vrrp::instances(file.vrrp.or(Vec::new()), &nodes, &pools, errors);
     let mut listeners = Vec::new();
     for typed in file.listeners.or(Vec::new()) {
         listeners.push(listener(typed, &pools, &mut names, &mut binds, errors));
@@ -50,13 +49,24 @@ pub(super) fn resolve(file: File, errors: &mut Findings) -> Plan {
         },
         log: file.log,
         pair: file.pair,
+        nodes: nodes.plan,
         listeners,
         pools: file.pools.or(Vec::new()).into_iter().map(|typed| pool(typed, errors)).collect(),
+        vrrp: instances,
+    }
+}
+
+/// Whether there is none of these, and none was meant to be.
+fn is_empty<T>(sections: &Field<Vec<T>>) -> bool {
+    match sections {
+        Field::Absent => true,
+        Field::Wrong => false,
+        Field::Given(sections) => sections.value.is_empty(),
     }
 }
 
 /// The names of all pools. Their order is that of the plan.
-struct Pools {
+pub(super) struct Pools {
     names: Vec<String>,
     index_of: HashMap<String, usize>,
     /// Whether the file says which there are.
@@ -74,7 +84,7 @@ impl Pools {
     }
 
     /// The index of the pool that `key` names.
-    fn find(
+    pub(super) fn find(
         &self,
         key: &str,
         name: Option<&Spanned<String>>,
@@ -163,12 +173,7 @@ fn pool(typed: Pool, errors: &mut Findings) -> plan::Pool {
     if let Err(problem) = parse_name(&typed.name.value) {
         errors.problem(typed.name.span, "pool", problem);
     }
-    let no_backends = match &typed.backends {
-        Field::Absent => true,
-        Field::Wrong => false,
-        Field::Given(backends) => backends.value.is_empty(),
-    };
-    if no_backends {
+    if is_empty(&typed.backends) {
         let name = quote(&typed.name.value);
         errors
             .key_missing(typed.header, format!("pool {name} has no backends"))
@@ -249,17 +254,17 @@ fn backend(typed: Backend, names: &mut Names, errors: &mut Findings) -> Option<p
 }
 
 /// Names that must be unique, and where each is written.
-struct Names {
+pub(super) struct Names {
     what: &'static str,
     taken: BTreeMap<String, Span>,
 }
 
 impl Names {
-    fn new(what: &'static str) -> Self {
+    pub(super) fn new(what: &'static str) -> Self {
         Self { what, taken: BTreeMap::new() }
     }
 
-    fn claim(&mut self, name: &str, span: Span, errors: &mut Findings) {
+    pub(super) fn claim(&mut self, name: &str, span: Span, errors: &mut Findings) {
         if let Some(&first) = self.taken.get(name) {
             let message = format!("{} name {} is already used", self.what, quote(name));
             errors.clash(span, message, first).help("give each its own 'name'");

@@ -20,6 +20,7 @@ use super::route::Route;
 use super::tls;
 use super::value::text;
 use super::vocabulary as known;
+use super::vrrp::{self, Node, Vrrp};
 
 /// A whole file.
 #[derive(Debug)]
@@ -28,8 +29,10 @@ pub(super) struct File {
     pub(super) admin: Admin,
     pub(super) log: plan::Log,
     pub(super) pair: plan::Pair,
+    pub(super) nodes: Field<Vec<Node>>,
     pub(super) listeners: Field<Vec<Listener>>,
     pub(super) pools: Field<Vec<Pool>>,
+    pub(super) vrrp: Field<Vec<Vrrp>>,
 }
 
 /// `[admin]`
@@ -92,8 +95,10 @@ impl File {
             admin: file.section_or_empty("admin", &known::ADMIN, admin),
             log: file.section_or_empty("log", &known::LOG, log),
             pair: file.section_or_empty("pair", &known::PAIR, pair),
+            nodes: file.named_sections("node", &known::NODE, vrrp::node),
             listeners: file.sections("listener", &known::LISTENER, listener),
             pools: file.named_sections("pool", &known::POOL, pool),
+            vrrp: file.sections("vrrp", &known::VRRP, vrrp::vrrp),
         }
     }
 }

@@ -13,6 +13,7 @@ use super::{Error, Report, parse};
 mod files;
 mod properties;
 mod tls;
+mod vrrp;
 
 const EXAMPLE: &str = include_str!("../../config/lockgate.toml");
 
@@ -60,6 +61,7 @@ fn defaults() {
         },
         log: Log { level: Level::Info, format: Format::Text, access: true },
         pair: Pair { secret_file: None },
+        nodes: Vec::new(),
         listeners: vec![Listener {
             name: "web".to_owned(),
             bind: vec!["0.0.0.0:80".parse().unwrap()],
@@ -96,6 +98,7 @@ fn defaults() {
                 backup: false,
             }],
         }],
+        vrrp: Vec::new(),
     };
     assert_eq!(plan, expected);
 }
@@ -244,8 +247,13 @@ fn uncommented() -> String {
 }
 
 #[test]
-fn the_example_shows_the_defaults_of_tls() {
+fn the_example_shows_the_defaults_of_tls_and_vrrp() {
     let bare = r#"
+[node.gw1]
+address = "10.0.1.10"
+priority = 150
+[node.gw2]
+address = "10.0.1.11"
 [[listener]]
 name = "web"
 bind = ["0.0.0.0:8080", "[::]:8080"]
@@ -277,6 +285,11 @@ name = "web-1"
 address = "127.0.0.1:3000"
 [[pool.web.backend]]
 address = "127.0.0.1:3001"
+[[vrrp]]
+name = "public"
+interface = "eth0"
+vrid = 51
+addresses = "10.0.1.100/24"
 "#;
     let shown = parse("lockgate.toml", &uncommented()).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(shown, parse("t.toml", bare).unwrap());
@@ -286,7 +299,8 @@ address = "127.0.0.1:3001"
 fn the_example_shows_every_key() {
     let example = uncommented();
     for section in known::SECTIONS {
-        let title = section.title.replace("NAME", "web");
+        let name = if section.title == "[node.NAME]" { "gw1" } else { "web" };
+        let title = section.title.replace("NAME", name);
         let path = match title.trim_matches(['[', ']']) {
             "the file" => String::new(),
             path => format!("{path}."),
@@ -325,8 +339,6 @@ fn one_mistake_one_error() {
         ("runtime", "worker = 1", "2:1 unknown key 'worker' in [runtime]"),
         ("runtime", "state_dir = ''", "2:1 'state_dir' is not supported yet"),
         ("runtme", "workers = 1", "1:2 unknown key 'runtme' in the file"),
-        ("node.a", "address = ''", "1:2 'node' is not supported yet"),
-        ("[vrrp]", "vrid = 1", "1:3 'vrrp' is not supported yet"),
         ("listener", "accept_proxy_from = []", "6:1 'accept_proxy_from' is not supported yet"),
         ("listener", "allow = []", "6:1 'allow' is not supported yet"),
         ("listener", "deny = []", "6:1 'deny' is not supported yet"),
@@ -677,7 +689,10 @@ path = "healthz"
 address = "[::1]:3000"
 
 [[vrrp]]
-vrid = 51
+interface = "eth0"
+vrid = 510
+addresses = ["10.0.1.100"]
+priority = 150
 "#;
     let rendered = report(source).to_string();
     assert_eq!(rendered, include_str!("tests/many_mistakes.txt").trim_end(), "\n{rendered}\n");

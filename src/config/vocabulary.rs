@@ -17,8 +17,8 @@ pub(super) struct Vocabulary {
 /// The sections themselves.
 pub(super) const FILE: Vocabulary = Vocabulary {
     title: "the file",
-    keys: &["runtime", "admin", "log", "pair", "listener", "pool"],
-    later: &["node", "vrrp"],
+    keys: &["runtime", "admin", "log", "pair", "node", "listener", "pool", "vrrp"],
+    later: &[],
 };
 
 pub(super) const RUNTIME: Vocabulary = Vocabulary {
@@ -35,6 +35,9 @@ pub(super) const LOG: Vocabulary =
 
 pub(super) const PAIR: Vocabulary =
     Vocabulary { title: "[pair]", keys: &["secret_file"], later: &[] };
+
+pub(super) const NODE: Vocabulary =
+    Vocabulary { title: "[node.NAME]", keys: &["address", "priority"], later: &[] };
 
 pub(super) const LISTENER: Vocabulary = Vocabulary {
     title: "[[listener]]",
@@ -137,13 +140,42 @@ pub(super) const BACKEND: Vocabulary = Vocabulary {
     later: &[],
 };
 
+pub(super) const VRRP: Vocabulary = Vocabulary {
+    title: "[[vrrp]]",
+    keys: &[
+        "name",
+        "interface",
+        "vrid",
+        "version",
+        "addresses",
+        "priority",
+        "advert_interval",
+        "preempt",
+        "preempt_delay",
+        "unicast_peers",
+        "checksum",
+        "virtual_mac",
+        "garp_repeat",
+        "garp_refresh",
+        "track_interfaces",
+        "track_pools",
+        "sync_group",
+        "notify",
+    ],
+    later: &[],
+};
+
+pub(super) const TRACKED_POOL: Vocabulary =
+    Vocabulary { title: "{ pool = NAME, weight = N }", keys: &["pool", "weight"], later: &[] };
+
 /// All of them.
-pub(super) const SECTIONS: [&Vocabulary; 14] = [
+pub(super) const SECTIONS: [&Vocabulary; 17] = [
     &FILE,
     &RUNTIME,
     &ADMIN,
     &LOG,
     &PAIR,
+    &NODE,
     &LISTENER,
     &LISTENER_TLS,
     &CERTIFICATE,
@@ -153,6 +185,8 @@ pub(super) const SECTIONS: [&Vocabulary; 14] = [
     &HEALTH,
     &PASSIVE,
     &BACKEND,
+    &VRRP,
+    &TRACKED_POOL,
 ];
 
 impl Vocabulary {

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
+use super::super::plan::vrrp::{Checksum, OWNER, Peer, Version};
 use super::super::plan::{
     Address, Certificate, Challenges, Check, CipherSuite, Listener, Network, Plan, Protocol,
     ServerTls, Sni, SniPattern,
@@ -15,6 +16,12 @@ use super::EXAMPLE;
 
 /// Every key of TLS.
 const TLS: &str = include_str!("tls.toml");
+
+/// Every key of `[node.NAME]` and `[[vrrp]]`.
+const VRRP: &str = include_str!("vrrp.toml");
+
+/// What mutations begin with.
+const FILES: [&str; 3] = [EXAMPLE, TLS, VRRP];
 
 fn is_distinct<T: PartialEq>(list: &[T]) -> bool {
     list.iter().enumerate().all(|(index, value)| !list[..index].contains(value))
@@ -80,6 +87,65 @@ fn assert_routes(listener: &Listener, pools: usize) {
     }
 }
 
+fn is_interface(name: &str) -> bool {
+    (1..=15).contains(&name.len()) && !name.contains(['/', ':', ' ', '\0', '\n'])
+}
+
+fn assert_vrrp(plan: &Plan) {
+    let addresses: Vec<_> = plan.nodes.iter().filter_map(|node| node.address).collect();
+    assert!(is_distinct(&addresses));
+    assert!(plan.nodes.iter().all(|node| node.priority.get() < OWNER));
+    let instances = &plan.vrrp;
+    let routers: Vec<_> =
+        instances.iter().map(|v| (&v.interface, v.is_ipv6(), v.vrid.get())).collect();
+    assert!(is_distinct(&routers));
+    let floating: Vec<_> = instances.iter().flat_map(|v| &v.addresses).map(|f| f.address).collect();
+    assert!(is_distinct(&floating));
+    for vrrp in instances {
+        let is_ipv6 = vrrp.is_ipv6();
+        let most = if is_ipv6 { 90 } else { 255 };
+        assert!((1..=most).contains(&vrrp.addresses.len()));
+        for floating in &vrrp.addresses {
+            assert_eq!(floating.address.is_ipv6(), is_ipv6);
+            assert!((1..=if is_ipv6 { 128 } else { 32 }).contains(&floating.prefix));
+        }
+        assert!(is_interface(&vrrp.interface));
+        let millis = vrrp.advert_interval.as_millis();
+        match vrrp.version {
+            Version::V2 => assert!(!is_ipv6 && millis % 1_000 == 0 && millis <= 255_000),
+            Version::V3 => assert!(millis % 10 == 0 && millis <= 40_950),
+        }
+        assert!(vrrp.advert_interval.as_nanos() % 1_000_000 == 0 && millis >= 10);
+        let is_owner = vrrp.priority.is_some_and(|priority| priority.get() == OWNER);
+        assert!(!is_owner || (vrrp.preempt && vrrp.track_pools.is_empty()));
+        assert!(vrrp.priority.is_some() || !plan.nodes.is_empty());
+        assert!(vrrp.checksum == Checksum::Auto || (!is_ipv6 && vrrp.version == Version::V3));
+        assert!(is_distinct(&vrrp.unicast_peers));
+        let of_family = |peer: &Peer| match peer {
+            Peer::Nodes => {
+                addresses.len() == plan.nodes.len()
+                    && addresses.len() >= 2
+                    && addresses.iter().all(|address| address.is_ipv6() == is_ipv6)
+            }
+            Peer::Address(address) => address.is_ipv6() == is_ipv6,
+        };
+        assert!(vrrp.unicast_peers.iter().all(of_family));
+        for node in &plan.nodes {
+            let peers = vrrp.peers(Some(node), &plan.nodes);
+            assert_eq!(peers.is_empty(), vrrp.unicast_peers.is_empty());
+            assert!((1..=OWNER).contains(&vrrp.priority(Some(node))));
+        }
+        assert!((1..=100).contains(&vrrp.garp_repeat));
+        assert!(vrrp.track_interfaces.iter().all(|name| is_interface(name)));
+        assert!(is_distinct(&vrrp.track_interfaces));
+        let pools: Vec<_> = vrrp.track_pools.iter().map(|tracked| tracked.pool).collect();
+        assert!(is_distinct(&pools) && pools.iter().all(|&pool| pool < plan.pools.len()));
+        assert!(vrrp.track_pools.iter().all(|tracked| (-254..=-1).contains(&tracked.weight)));
+        assert!(vrrp.notify.as_deref().is_none_or(|path| is_file(path) && path.is_absolute()));
+    }
+    plan.doubts();
+}
+
 /// Everything that the documentation of [`Plan`] promises.
 fn assert_invariants(plan: &Plan) {
     let unique = |names: Vec<&str>| {
@@ -90,7 +156,10 @@ fn assert_invariants(plan: &Plan) {
             && names.iter().all(|name| (1..=128).contains(&name.chars().count()))
     };
     assert!(plan.runtime.workers.is_none_or(|workers| workers.get() <= 1024));
-    assert!(!plan.listeners.is_empty());
+    assert!(!plan.listeners.is_empty() || !plan.vrrp.is_empty());
+    assert!(unique(plan.nodes.iter().map(|n| n.name.as_str()).collect()));
+    assert!(unique(plan.vrrp.iter().map(|v| v.name.as_str()).collect()));
+    assert_vrrp(plan);
     assert!(unique(plan.listeners.iter().map(|l| l.name.as_str()).collect()));
     assert!(unique(plan.pools.iter().map(|p| p.name.as_str()).collect()));
     let mut sockets: Vec<_> = plan.admin.http.into_iter().collect();
@@ -185,7 +254,7 @@ fn exercise(source: &str) {
 }
 
 /// Pieces that make a mutation meaningful more often than random bytes do.
-const PIECES: [&str; 32] = [
+const PIECES: [&str; 40] = [
     "[",
     "]",
     "[[",
@@ -217,6 +286,14 @@ const PIECES: [&str; 32] = [
     "[[listener.route]]",
     "[pool.a.tls]",
     "/8",
+    "[[vrrp]]",
+    "[node.gw1]",
+    "[node.gw3]",
+    "vrid",
+    "255",
+    "\"node\"",
+    "\"10ms\"",
+    "fe80::",
     "\u{1f510}",
 ];
 
@@ -238,9 +315,9 @@ proptest! {
             (any::<proptest::sample::Index>(), 0usize..12, 0..=PIECES.len()),
             0..5,
         ),
-        with_tls in any::<bool>(),
+        file in 0..FILES.len(),
     ) {
-        let mut source = if with_tls { TLS } else { EXAMPLE }.to_owned();
+        let mut source = FILES[file].to_owned();
         for (place, length, piece) in edits {
             let from = source.floor_char_boundary(place.index(source.len() + 1));
             let to = source.ceil_char_boundary((from + length).min(source.len()));
@@ -255,9 +332,9 @@ proptest! {
             (any::<proptest::sample::Index>(), any::<proptest::sample::Index>()),
             0..4,
         ),
-        with_tls in any::<bool>(),
+        file in 0..FILES.len(),
     ) {
-        let mut lines: Vec<&str> = if with_tls { TLS } else { EXAMPLE }.lines().collect();
+        let mut lines: Vec<&str> = FILES[file].lines().collect();
         for (a, b) in swaps {
             let (a, b) = (a.index(lines.len()), b.index(lines.len()));
             lines.swap(a, b);
@@ -267,6 +344,6 @@ proptest! {
 }
 
 #[test]
-fn the_sample_of_tls_is_sound() {
-    assert_invariants(&parse("t.toml", TLS).unwrap());
+fn the_files_are_sound() {
+    FILES.iter().for_each(|file| assert_invariants(&parse("t.toml", file).unwrap()));
 }
