@@ -5,6 +5,8 @@
 //! control plane carries the sums over into counters and gauges whose handles it holds. A series
 //! that is no longer carried over, because its backend is gone, disappears after a minute.
 
+mod instance;
+
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
@@ -16,6 +18,7 @@ use metrics_util::MetricKindMask;
 use crate::pool::{Backend, Pool};
 use crate::snapshot::Listener;
 use crate::stats::{ConnectFailure, Handshake, HandshakeFailure, Hello, Reason};
+pub use instance::InstanceSeries;
 
 /// How often sums are carried over when nobody asks; must be well below [`FORGOTTEN`].
 pub const CARRY_OVER: Duration = Duration::from_secs(5);
@@ -353,6 +356,17 @@ const COUNTERS: &[Description] = &[
         "Certificates whose files changed: taken over (ok), or refused (failed).",
     ),
     ("lockgate_config_reloads_total", None, "Reloads, by result."),
+    (
+        "lockgate_vrrp_transitions_total",
+        None,
+        "Changes of state of a VRRP instance, by the new one.",
+    ),
+    ("lockgate_vrrp_adverts_total", None, "VRRP adverts; in = good ones received, out = sent."),
+    (
+        "lockgate_vrrp_advert_errors_total",
+        None,
+        "VRRP packets refused, by reason; without an instance, those that belong to none.",
+    ),
     ("lockgate_log_dropped_total", None, "Log lines dropped because the reader was too slow."),
 ];
 
@@ -373,6 +387,12 @@ const GAUGES: &[Description] = &[
         "lockgate_tls_certificate_not_after_seconds",
         Some(Unit::Seconds),
         "Until when the certificate is valid, in seconds since 1970.",
+    ),
+    ("lockgate_vrrp_state", None, "0 = init, 1 = backup, 2 = master."),
+    (
+        "lockgate_vrrp_priority",
+        None,
+        "Priority of a VRRP instance, with the weights of what is tracked.",
     ),
     ("lockgate_build_info", None, "Always 1; the labels say what runs."),
 ];

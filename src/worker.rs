@@ -101,6 +101,11 @@ impl Crew {
             .unwrap_or_default()
     }
 
+    /// For each worker a number that grows, about ten times a second, as long as it lives.
+    pub fn heartbeats(&self) -> impl Iterator<Item = u64> {
+        self.posts.iter().map(|post| post.heartbeat.load(Ordering::Relaxed))
+    }
+
     /// Whether a worker still accepts.
     pub fn accepts(&self) -> bool {
         self.posts.iter().any(|post| post.doors.load(Ordering::Relaxed) > 0)

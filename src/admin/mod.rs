@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod status;
+mod stream;
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
@@ -31,6 +33,8 @@ pub enum Ask {
     Health(oneshot::Sender<Vec<String>>),
     /// Why the gateway is not ready; nothing if it is.
     Readiness(oneshot::Sender<Vec<String>>),
+    /// What happens from now on; `None` if too many listen already.
+    Events(oneshot::Sender<Option<mpsc::Receiver<Bytes>>>),
     /// All series, up to date.
     Metrics(oneshot::Sender<PrometheusHandle>),
 }
@@ -74,6 +78,7 @@ where
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/v1/status", get(status))
+        .route("/v1/events", get(stream::events))
         .with_state(asks);
     if let Err(error) = axum::serve(listener, router).await {
         tracing::error!(%error, "the admin server ended");

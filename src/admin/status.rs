@@ -25,10 +25,45 @@ pub struct Status {
     pub listeners: Vec<Listener>,
     /// In the order of the file.
     pub pools: Vec<Pool>,
-    /// None yet: this version has no VRRP.
-    pub vrrp: Vec<serde_json::Value>,
+    /// In the order of the file.
+    pub vrrp: Vec<Instance>,
     /// Those in use, by listener and file.
     pub certificates: Vec<Certificate>,
+}
+
+/// A VRRP instance.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Instance {
+    /// Name.
+    pub name: String,
+    /// Where its addresses go.
+    pub interface: String,
+    /// Which virtual router it is.
+    pub vrid: u8,
+    /// Version of the protocol: 2 or 3.
+    pub version: u8,
+    /// `init`, `backup` or `master`.
+    pub state: String,
+    /// Why it came into that state.
+    pub cause: String,
+    /// Why it cannot be master, or its priority is not the configured one.
+    pub reason: Option<String>,
+    /// As configured, here or for the node.
+    pub priority: u8,
+    /// With the weights of what is tracked.
+    pub effective_priority: u8,
+    /// With the lengths of their prefixes.
+    pub addresses: Vec<String>,
+    /// Who has the addresses, as far as known.
+    pub master: Option<String>,
+    /// Since when it is in its state (RFC 3339).
+    pub since: String,
+    /// For how long it has been.
+    pub since_seconds: f64,
+    /// Changes of state.
+    pub transitions: u64,
+    /// Adverts are sent by a thread with real-time priority.
+    pub realtime: bool,
 }
 
 /// A certificate in use.

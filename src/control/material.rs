@@ -128,26 +128,40 @@ impl Material {
 
     /// Takes over what has changed in files; what is of no use is refused, and what is in use
     /// stays.
-    pub(super) fn renew(&mut self, now: SystemTime) {
+    pub(super) fn renew(&mut self, now: SystemTime) -> Vec<Renewal> {
+        let mut renewals = Vec::new();
         for (listener, held) in &mut self.held {
-            let (taken, refused) = held.renew(listener, now);
-            self.renewals.0 += taken;
-            self.renewals.1 += refused;
+            renewals.extend(held.renew(listener, now));
         }
         for (pool, towards) in &mut self.clients {
-            match towards.renew() {
-                None => {}
-                Some(Ok(())) => {
-                    self.renewals.0 += 1;
-                    tracing::info!(pool, "TLS towards its backends goes by changed files");
-                }
-                Some(Err(error)) => {
-                    self.renewals.1 += 1;
-                    tracing::error!(pool, "changed files for TLS are refused: {error}");
-                }
+            let Some(outcome) = towards.renew() else { continue };
+            match &outcome {
+                Ok(()) => tracing::info!(pool, "TLS towards its backends goes by changed files"),
+                Err(error) => tracing::error!(pool, "changed files for TLS are refused: {error}"),
+            }
+            let refused = outcome.err().map(|error| error.to_string());
+            let what = "TLS towards backends".to_owned();
+            renewals.push(Renewal { of: ("pool", pool.clone()), what, refused });
+        }
+        for renewal in &renewals {
+            match renewal.refused {
+                None => self.renewals.0 += 1,
+                Some(_) => self.renewals.1 += 1,
             }
         }
+        renewals
     }
+}
+
+/// Something whose files have changed.
+#[derive(Debug)]
+pub(super) struct Renewal {
+    /// `listener` or `pool`, and its name.
+    pub(super) of: (&'static str, String),
+    /// The file of a certificate, or what else it is.
+    pub(super) what: String,
+    /// Why it is of no use; `None` = it was taken over.
+    pub(super) refused: Option<String>,
 }
 
 /// What is wrong, or doubtful, about the files of a plan.
@@ -346,13 +360,17 @@ impl Held {
         Ok(Self { server, ocsp: plan.ocsp.clone(), certificates, client_auth: believed })
     }
 
-    /// How much was taken over, and how much refused.
-    fn renew(&mut self, listener: &str, now: SystemTime) -> (u64, u64) {
-        let (mut taken, mut refused) = (0, 0);
+    fn renew(&mut self, listener: &str, now: SystemTime) -> Vec<Renewal> {
+        let mut renewals = Vec::new();
+        let mut taken = 0;
+        let of = || ("listener", listener.to_owned());
         for kept in &mut self.certificates {
-            match kept.renew(self.ocsp.as_deref(), now) {
-                None => {}
-                Some(Ok(())) => {
+            let Some(outcome) = kept.renew(self.ocsp.as_deref(), now) else {
+                continue;
+            };
+            let refused = outcome.as_ref().err().map(ToString::to_string);
+            match outcome {
+                Ok(()) => {
                     taken += 1;
                     tracing::info!(
                         listener,
@@ -363,8 +381,7 @@ impl Held {
                         "a certificate was renewed"
                     );
                 }
-                Some(Err(error)) => {
-                    refused += 1;
+                Err(error) => {
                     tracing::error!(
                         listener,
                         file = %kept.paths.cert.display(),
@@ -373,6 +390,8 @@ impl Held {
                     );
                 }
             }
+            let what = kept.paths.cert.display().to_string();
+            renewals.push(Renewal { of: of(), what, refused });
         }
         if taken > 0 {
             let shown = self.certificates.iter().map(|kept| kept.certificate.clone()).collect();
@@ -381,25 +400,24 @@ impl Held {
             }
         }
         let Some(believed) = &mut self.client_auth else {
-            return (taken, refused);
+            return renewals;
         };
-        match believed.renew(&self.server) {
-            None => {}
-            Some(Ok(())) => {
-                taken += 1;
-                tracing::info!(listener, "client_ca and client_crl were renewed");
+        if let Some(outcome) = believed.renew(&self.server) {
+            match &outcome {
+                Ok(()) => tracing::info!(listener, "client_ca and client_crl were renewed"),
+                Err(error) => {
+                    let what = "changed client_ca or client_crl is refused, the one in use stays";
+                    tracing::error!(listener, "{what}: {error}");
+                }
             }
-            Some(Err(error)) => {
-                refused += 1;
-                let what = "changed client_ca or client_crl is refused, the one in use stays";
-                tracing::error!(listener, "{what}: {error}");
-            }
+            let refused = outcome.err().map(|error| error.to_string());
+            renewals.push(Renewal { of: of(), what: "client_ca, client_crl".to_owned(), refused });
         }
         if believed.has_expired(now) {
             let what = "client_crl is out of date: no client is let in that it could speak of";
             tracing::error!(listener, "{what}");
         }
-        (taken, refused)
+        renewals
     }
 }
 

@@ -6,15 +6,20 @@
 //! the same thread that send their events to it.
 
 mod compile;
+mod events;
+pub mod failover;
 mod files;
 pub mod material;
+pub mod node;
 pub mod preflight;
 mod probe;
+mod pulse;
 mod reload;
 mod resolve;
 mod schedule;
 mod show;
 mod summary;
+mod tracking;
 mod watch;
 
 use std::collections::{HashMap, HashSet};
@@ -46,6 +51,8 @@ use crate::tls::client::Prober;
 use crate::tls::tickets::Secret;
 use crate::worker::Workers;
 use compile::{Means, World};
+use events::{Events, Kind};
+use failover::Failover;
 use material::Material;
 use probe::Probe;
 use resolve::{Answer, keep_resolving};
@@ -66,6 +73,9 @@ const CHECKS_AT_ONCE: usize = 256;
 /// A worker that is silent for longer is stuck.
 const STUCK: Duration = Duration::from_secs(5);
 
+/// How often listeners to events are sent something, if only to notice those that are gone.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
 /// How often a stop looks whether all connections have ended.
 const DRAIN_TICK: Duration = Duration::from_millis(20);
 
@@ -75,6 +85,9 @@ pub enum Failure {
     /// The configuration is not valid, or not readable.
     #[error(transparent)]
     Config(#[from] config::Error),
+    /// There is no telling which node this is.
+    #[error(transparent)]
+    Node(#[from] node::Unknown),
     /// A file that the configuration names is of no use.
     #[error("{0}")]
     Material(String),
@@ -128,11 +141,13 @@ impl Failure {
     }
 }
 
-/// Runs the gateway of the configuration at `path` until it is told to stop.
+/// Runs the gateway of the configuration at `path` until it is told to stop. `named`: which node it
+/// is, if the command line says so.
 ///
 /// Fails only before it has begun to serve.
-pub fn run(path: &Path) -> Result<(), Failure> {
+pub fn run(path: &Path, named: Option<&str>) -> Result<(), Failure> {
     let plan = config::load(path)?;
+    node::Host::this().choose(&plan.nodes, named)?;
     let output = Output::start().map_err(Failure::system("cannot start the logging thread"))?;
     let (level, format) = (level(plan.log.level), format(plan.log.format));
     let levels = log::install(&output, level, format)
@@ -142,7 +157,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
         .build()
         .map_err(Failure::system("cannot make an event queue"))?;
     let served = runtime.block_on(async {
-        let control = Control::start(path, plan, output.clone(), levels).await?;
+        let control = Control::start(path, named, plan, output.clone(), levels).await?;
         control.run().await
     });
     output.flush();
@@ -152,6 +167,10 @@ pub fn run(path: &Path) -> Result<(), Failure> {
 /// The control plane of a running gateway.
 struct Control {
     path: PathBuf,
+    /// Which node it is by the command line.
+    named: Option<String>,
+    /// Which node it is.
+    node: Option<plan::Node>,
     world: World,
     material: Material,
     /// What tickets are made with, if gateways share no secret.
@@ -164,6 +183,8 @@ struct Control {
     inbox: Inbox,
     senders: Senders,
     watch: Watch,
+    failover: Failover,
+    events: Events,
     registry: Registry,
     process: metrics_process::Collector,
     series: Series,
@@ -249,6 +270,7 @@ struct Series {
 impl Control {
     async fn start(
         path: &Path,
+        named: Option<&str>,
         plan: plan::Plan,
         output: Output,
         levels: Levels,
@@ -273,6 +295,8 @@ impl Control {
             .map_err(|error| broken("cannot make ticket keys")(error.to_string()))?;
 
         // Everything that can be refused comes first.
+        let node = node::Host::this().choose(&plan.nodes, named)?.cloned();
+        failover::check_programs(&plan)?;
         let material = Material::read(&plan, &secret).map_err(Failure::Material)?;
         let sockets = reload::open_binds(&plan, &Default::default(), count)?;
         let (asks_sender, asks) = mpsc::channel(64);
@@ -305,8 +329,11 @@ impl Control {
             reloads_failed: reload("failed"),
             dropped: registry.counter("lockgate_log_dropped_total", &[]),
         };
+        let failover = Failover::new(&workers.crew);
         let mut control = Self {
             path: path.to_owned(),
+            named: named.map(str::to_owned),
+            node,
             world,
             material,
             secret,
@@ -322,7 +349,9 @@ impl Control {
                 checked: checked_sender,
                 asks: asks_sender,
             },
+            failover,
             watch: Watch::new(prober),
+            events: Events::default(),
             registry,
             process,
             series,
@@ -338,9 +367,22 @@ impl Control {
         control.settle().await;
         if control.stopping.is_none() {
             control.publish(sockets);
+            // Last: whoever has the addresses has to serve.
+            if let Err(failure) = control.take_part() {
+                control.workers.stop();
+                control.admin.remove_socket();
+                return Err(failure);
+            }
             control.tell_of_the_start();
         }
         Ok(control)
+    }
+
+    /// Begins with VRRP.
+    fn take_part(&mut self) -> Result<(), Failure> {
+        self.failover.configure(&self.world.plan, self.node.as_ref())?;
+        self.track_pools(Instant::now());
+        Ok(())
     }
 
     fn tell_of_the_start(&self) {
@@ -350,6 +392,7 @@ impl Control {
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             config = %self.path.display(),
+            node = self.node.as_ref().map(|node| &*node.name),
             workers = self.workers.crew.connections_by_worker().count(),
             max_connections = self.world.snapshot.max_connections,
             listeners = %binds.collect::<Vec<_>>().join(", "),
@@ -358,11 +401,14 @@ impl Control {
         for want in self.world.wants() {
             tracing::warn!("{want}");
         }
-        self.tell_of_certificates();
+        self.tell_of_doubts();
     }
 
-    /// Tells what is doubtful about the certificates in use.
-    fn tell_of_certificates(&self) {
+    /// Tells what is doubtful about the configuration and the certificates in use.
+    fn tell_of_doubts(&self) {
+        for doubt in self.world.plan.doubts() {
+            tracing::warn!("{doubt}");
+        }
         let now = SystemTime::now();
         for (listener, certificate) in self.material.certificates() {
             for finding in certificate.findings(now) {
@@ -375,16 +421,19 @@ impl Control {
     /// Handles events until the gateway has stopped.
     async fn run(mut self) -> Result<(), Failure> {
         let mut carry_over = tokio::time::interval(CARRY_OVER);
+        let mut keep_alive = tokio::time::interval(KEEP_ALIVE);
         let mut look = tokio::time::interval(material::LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let now = Instant::now();
             self.pass_time(now);
+            self.track_pools(now);
             self.start_checks();
             if self.stopping.is_some() && self.has_drained(now) {
                 break;
             }
-            let wake = [self.watch.next(), self.next_change()].into_iter().flatten().min();
+            let wakes = [self.watch.next(), self.next_change(), self.failover.next()];
+            let wake = wakes.into_iter().flatten().min();
             let wake = match self.stopping {
                 Some(_) => wake.into_iter().chain([now + DRAIN_TICK]).min(),
                 None => wake,
@@ -402,8 +451,10 @@ impl Control {
                 Some(report) = self.inbox.reports.recv() => self.reported(&report),
                 Some(answer) = self.inbox.answers.recv() => self.answered(answer),
                 Some(ask) = self.inbox.asks.recv() => self.answer(ask),
+                event = self.failover.event() => self.failed_over(event),
                 _ = carry_over.tick() => self.carry_over(),
-                _ = look.tick() => self.material.renew(SystemTime::now()),
+                _ = look.tick() => self.renew_certificates(),
+                _ = keep_alive.tick() => self.events.keep_alive(),
                 () = received(&mut self.signals.hangup) => self.reload().await,
                 () = received(&mut self.signals.upgrade) => {
                     tracing::warn!("SIGUSR2: upgrade is not supported yet");
@@ -427,9 +478,29 @@ impl Control {
     fn begin_to_stop(&mut self) {
         let timeout = self.world.plan.runtime.drain_timeout;
         self.stopping = Some(Instant::now() + timeout);
+        // The peer takes over while this gateway still serves whom it has.
+        self.failover.stop();
         let connections = self.workers.crew.connections();
         tracing::info!(connections, drain_timeout = ?timeout, "stopping: no new connections");
         self.workers.crew.close();
+        let fields = [("from", "running"), ("to", "draining"), ("cause", "told to stop")];
+        let fields = fields.map(|(name, value)| (name, value.into()));
+        self.events.tell(Kind::Gateway, SystemTime::now(), &fields);
+    }
+
+    fn renew_certificates(&mut self) {
+        let now = SystemTime::now();
+        for renewal in self.material.renew(now) {
+            let result = if renewal.refused.is_some() { "refused" } else { "renewed" };
+            let cause = renewal.refused.unwrap_or_else(|| "its files changed".to_owned());
+            let fields = [
+                (renewal.of.0, renewal.of.1.into()),
+                ("file", renewal.what.into()),
+                ("result", result.into()),
+                ("cause", cause.into()),
+            ];
+            self.events.tell(Kind::Certificate, now, &fields);
+        }
     }
 
     fn has_drained(&self, now: Instant) -> bool {

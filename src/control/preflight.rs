@@ -1,9 +1,11 @@
 //! Trying, without serving, what a configuration needs of the machine.
 
+mod host;
+
 use std::io;
 use std::time::SystemTime;
 
-use crate::config::plan::{Address, Plan};
+use crate::config::plan::{Address, Node, Plan};
 use crate::control::{material, resolve};
 use crate::{admin, socket};
 
@@ -35,11 +37,13 @@ impl Findings {
 }
 
 /// Tries everything; leaves nothing behind.
-pub async fn inspect(plan: &Plan) -> Findings {
+pub async fn inspect(plan: &Plan, node: Option<&Node>) -> Findings {
     let mut found = Findings::default();
+    let mut runs = false;
     if let Some(path) = &plan.admin.socket
         && admin::client::get(path, "/healthz").await.is_ok()
     {
+        runs = true;
         found.notes.push(format!(
             "a gateway runs already and answers on {}: addresses are not tried",
             path.display()
@@ -58,6 +62,9 @@ pub async fn inspect(plan: &Plan) -> Findings {
         }
     }
     found.notes.extend(material::ending_soon(plan, SystemTime::now()));
+    if !plan.vrrp.is_empty() {
+        host::inspect(plan, node, runs, &mut found);
+    }
     inspect_limits(plan, &mut found);
     found
 }

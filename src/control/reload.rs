@@ -45,10 +45,22 @@ impl Control {
                 self.reloads.0 += 1;
                 let generation = self.world.snapshot.generation;
                 tracing::info!(generation, "reloaded: {summary}");
+                let fields = [
+                    ("result", "ok".into()),
+                    ("generation", generation.into()),
+                    ("cause", summary.to_string().into()),
+                ];
+                self.events.tell(Kind::Reload, SystemTime::now(), &fields);
             }
             Err(failure) => {
                 self.reloads.1 += 1;
                 tracing::error!("reload refused, the running configuration stays: {failure}");
+                let fields = [
+                    ("result", "failed".into()),
+                    ("generation", self.world.snapshot.generation.into()),
+                    ("cause", failure.to_string().into()),
+                ];
+                self.events.tell(Kind::Reload, SystemTime::now(), &fields);
             }
         }
     }
@@ -56,6 +68,9 @@ impl Control {
     async fn try_reload(&mut self) -> Result<Summary, Failure> {
         self.refuse_if_stopping()?;
         let plan = config::load(&self.path)?;
+        let named = self.named.as_deref();
+        let node = node::Host::this().choose(&plan.nodes, named)?.cloned();
+        failover::check_programs(&plan)?;
         let mut material = Material::read(&plan, &self.secret).map_err(Failure::Material)?;
         let workers = self.workers.crew.connections_by_worker().count();
         let before = self.world.binds();
@@ -70,8 +85,11 @@ impl Control {
         };
         let admin = Admin::open(&plan.admin, &self.admin, &self.senders.asks).await?;
 
+        self.failover.configure(&plan, node.as_ref())?;
+
         // From here on nothing fails.
         let summary = Summary::between(&self.world.plan, &plan, &self.started);
+        self.node = node;
         self.levels.set(level(plan.log.level));
         self.admin.replace(&plan.admin, admin);
         material.renewals = self.material.renewals;
@@ -89,7 +107,7 @@ impl Control {
         self.settle().await;
         self.refuse_if_stopping()?;
         let draining = self.publish(sockets);
-        self.tell_of_certificates();
+        self.tell_of_doubts();
         let now = Instant::now();
         self.closing.retain(|_, until| *until > now);
         let after = self.world.binds();

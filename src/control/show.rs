@@ -11,6 +11,7 @@ impl Control {
             Ask::Status(sender) => drop(sender.send(self.status())),
             Ask::Health(sender) => drop(sender.send(self.ills())),
             Ask::Readiness(sender) => drop(sender.send(self.wants())),
+            Ask::Events(sender) => drop(sender.send(self.events.listen())),
             Ask::Metrics(sender) => {
                 self.carry_over();
                 self.registry.collect_process(&self.process);
@@ -22,6 +23,7 @@ impl Control {
     /// Carries all counts over into their series.
     pub(super) fn carry_over(&mut self) {
         self.world.follow();
+        self.failover.follow(&self.registry);
         self.series.reloads_ok.follow(self.reloads.0);
         self.series.reloads_failed.follow(self.reloads.1);
         self.series.dropped.follow(self.output.dropped());
@@ -93,7 +95,7 @@ impl Control {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.began.elapsed().as_secs_f64(),
             generation: self.world.snapshot.generation,
-            node: None,
+            node: self.node.as_ref().map(|node| node.name.clone()),
             state: if self.stopping.is_some() { "draining" } else { "running" }.to_owned(),
             connections: crew.connections(),
             max_connections: self.world.snapshot.max_connections,
@@ -107,7 +109,7 @@ impl Control {
                 .map(|(running, plan)| listener(running, plan))
                 .collect(),
             pools: self.world.pools.iter().zip(&self.world.plan.pools).map(pool).collect(),
-            vrrp: Vec::new(),
+            vrrp: self.failover.instances(),
             certificates: self.certificates(),
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use crate::config::plan::{Backend, Challenges, Listener, Plan, Protocol};
+use crate::config::plan::{Backend, Challenges, Listener, Node, Plan, Protocol, Vrrp};
 
 /// Added, changed and removed things of each kind.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub struct Summary {
     listeners: Changes,
     pools: Changes,
     backends: Changes,
+    nodes: Changes,
+    instances: Changes,
     /// Settings outside listeners and pools that take effect.
     settings: Vec<&'static str>,
     /// Settings that a running process cannot take over.
@@ -52,6 +54,8 @@ impl Summary {
             listeners: Changes::between(listeners(before).iter(), listeners(after).iter()),
             pools: Changes::between(pools(before).iter(), pools(after).iter()),
             backends: Changes::between(backends(before), backends(after)),
+            nodes: Changes::between(nodes(before), nodes(after)),
+            instances: Changes::between(instances(before).iter(), instances(after).iter()),
             ..Self::default()
         };
         let (old, new) = (&before.runtime, &after.runtime);
@@ -111,6 +115,22 @@ fn pools(plan: &Plan) -> HashMap<&str, crate::config::plan::Pool> {
         .collect()
 }
 
+fn nodes(plan: &Plan) -> impl Iterator<Item = (&str, &Node)> {
+    plan.nodes.iter().map(|node| (&*node.name, node))
+}
+
+/// VRRP instances by name, with the pools that they name: the index of a pool says nothing.
+fn instances(plan: &Plan) -> HashMap<&str, (Vrrp, Vec<&str>)> {
+    let compared = |instance: &Vrrp| {
+        let mut instance = instance.clone();
+        let tracked = instance.track_pools.iter_mut();
+        let named = tracked.map(|tracked| &*plan.pools[std::mem::take(&mut tracked.pool)].name);
+        let named = named.collect();
+        (instance, named)
+    };
+    plan.vrrp.iter().map(|instance| (&*instance.name, compared(instance))).collect()
+}
+
 fn backends(plan: &Plan) -> impl Iterator<Item = ((&str, &str), &Backend)> {
     plan.pools.iter().flat_map(|pool| {
         pool.backends.iter().map(|backend| ((&*pool.name, &*backend.name), backend))
@@ -126,9 +146,13 @@ impl fmt::Display for Summary {
             ("-", |c: &Changes| c.removed),
         ] as [(_, fn(&Changes) -> usize); 3]
         {
-            for (noun, changes) in
-                [("listener", &self.listeners), ("pool", &self.pools), ("backend", &self.backends)]
-            {
+            for (noun, changes) in [
+                ("listener", &self.listeners),
+                ("pool", &self.pools),
+                ("backend", &self.backends),
+                ("node", &self.nodes),
+                ("VRRP instance", &self.instances),
+            ] {
                 match count(changes) {
                     0 => {}
                     1 => parts.push(format!("{sign}1 {noun}")),

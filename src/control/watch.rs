@@ -237,7 +237,7 @@ impl Control {
             if ours.ward.poll_timeout().is_some_and(|due| due <= now) {
                 let transitions = ours.ward.tick(now);
                 ours.apply_weights(now);
-                transitions.iter().for_each(|transition| self.log(pool, transition));
+                transitions.iter().for_each(|transition| self.tell_of(pool, transition));
             }
         }
     }
@@ -257,14 +257,22 @@ impl Control {
             ours.apply_weights(now);
         }
         if let Some(transition) = transition {
-            self.log(pool, &transition);
+            self.tell_of(pool, &transition);
         }
     }
 
-    fn log(&self, pool: usize, transition: &Transition) {
+    fn tell_of(&mut self, pool: usize, transition: &Transition) {
         let backend = &self.world.pools[pool].members[transition.member].backend;
         let Transition { from, to, reason, .. } = transition;
         tracing::info!(pool = %backend.pool, backend = %backend.name, %from, %to, %reason, "backend");
+        let fields = [
+            ("pool", (*backend.pool).into()),
+            ("backend", (*backend.name).into()),
+            ("from", from.to_string().into()),
+            ("to", to.to_string().into()),
+            ("cause", reason.to_string().into()),
+        ];
+        self.events.tell(Kind::Backend, SystemTime::now(), &fields);
     }
 }
 

@@ -1,0 +1,146 @@
+//! Telling whoever listens to `GET /v1/events` what changes, and why.
+//!
+//! Events go to each listener through a bounded channel. One that does not read in time loses its
+//! stream, and nothing else happens: the gateway never waits for it.
+
+use std::time::SystemTime;
+
+use axum::body::Bytes;
+use serde_json::{Map, Value};
+use tokio::sync::mpsc;
+
+/// Events on their way to one listener.
+const BACKLOG: usize = 512;
+
+/// Most listeners at once.
+const LISTENERS: usize = 64;
+
+/// What can change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A VRRP instance.
+    Vrrp,
+    /// A backend.
+    Backend,
+    /// The configuration.
+    Reload,
+    /// A certificate.
+    Certificate,
+    /// The gateway as a whole.
+    Gateway,
+}
+
+impl Kind {
+    /// As it is written in an event.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Vrrp => "vrrp",
+            Self::Backend => "backend",
+            Self::Reload => "reload",
+            Self::Certificate => "certificate",
+            Self::Gateway => "gateway",
+        }
+    }
+}
+
+/// Those who listen.
+#[derive(Debug, Default)]
+pub struct Events {
+    listeners: Vec<mpsc::Sender<Bytes>>,
+    /// Events so far.
+    count: u64,
+}
+
+impl Events {
+    /// A stream of what happens from now on; `None` if there are too many already.
+    pub fn listen(&mut self) -> Option<mpsc::Receiver<Bytes>> {
+        self.listeners.retain(|listener| !listener.is_closed());
+        if self.listeners.len() >= LISTENERS {
+            return None;
+        }
+        let (sender, receiver) = mpsc::channel(BACKLOG);
+        self.listeners.push(sender);
+        // So that the listener knows at once that it is one.
+        self.send(": listening\n\n".into());
+        Some(receiver)
+    }
+
+    /// Tells everybody of a change: what it is about, what it was and is, and its cause.
+    pub fn tell(&mut self, kind: Kind, at: SystemTime, fields: &[(&str, Value)]) {
+        self.count += 1;
+        if self.listeners.is_empty() {
+            return;
+        }
+        let time = humantime::format_rfc3339_millis(at).to_string();
+        let mut event = Map::from_iter([
+            ("time".to_owned(), time.into()),
+            ("kind".to_owned(), kind.name().into()),
+        ]);
+        event.extend(fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        let data = Value::Object(event);
+        // A JSON text has no line breaks of its own, so it is one line of data.
+        self.send(format!("id: {}\nevent: {}\ndata: {data}\n\n", self.count, kind.name()).into());
+    }
+
+    /// Lets those that have gone away without a word be noticed.
+    pub fn keep_alive(&mut self) {
+        self.send(": \n\n".into());
+    }
+
+    fn send(&mut self, text: Bytes) {
+        // Full as well as closed: who does not keep up is not waited for.
+        self.listeners.retain(|listener| listener.try_send(text.clone()).is_ok());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_one_line_each_and_numbered() {
+        let mut events = Events::default();
+        events.tell(Kind::Gateway, SystemTime::UNIX_EPOCH, &[]);
+        let mut stream = events.listen().unwrap();
+        let cause = "two\nlines".into();
+        events.tell(Kind::Backend, SystemTime::UNIX_EPOCH, &[("cause", cause)]);
+        events.keep_alive();
+        let mut text = String::new();
+        while let Ok(part) = stream.try_recv() {
+            text.push_str(std::str::from_utf8(&part).unwrap());
+        }
+        assert_eq!(
+            text,
+            ": listening\n\nid: 2\nevent: backend\ndata: {\"cause\":\"two\\nlines\",\"kind\":\
+             \"backend\",\"time\":\"1970-01-01T00:00:00.000Z\"}\n\n: \n\n"
+        );
+    }
+
+    #[test]
+    fn who_does_not_read_loses_its_stream_and_nobody_else() {
+        let mut events = Events::default();
+        let mut slow = events.listen().unwrap();
+        let mut quick = events.listen().unwrap();
+        for _ in 0..2 * BACKLOG {
+            events.tell(Kind::Reload, SystemTime::UNIX_EPOCH, &[]);
+            while quick.try_recv().is_ok() {}
+        }
+        events.keep_alive();
+        assert!(quick.try_recv().is_ok());
+        let mut received = 0;
+        while slow.try_recv().is_ok() {
+            received += 1;
+        }
+        assert_eq!(received, BACKLOG);
+        assert!(slow.is_closed());
+    }
+
+    #[test]
+    fn there_is_room_for_so_many_and_again_when_one_leaves() {
+        let mut events = Events::default();
+        let mut streams: Vec<_> = (0..LISTENERS).map(|_| events.listen().unwrap()).collect();
+        assert!(events.listen().is_none());
+        streams.pop();
+        assert!(events.listen().is_some());
+    }
+}

@@ -1,0 +1,463 @@
+//! The seam between the gateway and VRRP: what one tells the other.
+//!
+//! To VRRP go the instances of the plan, as this node has them; whether the workers serve; and
+//! what pools change of a priority. From it come states, counts and events. The crate
+//! `lockgate-vrrp` knows nothing of pools and listeners, and nothing but this folder and the
+//! commands know it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Instant, SystemTime};
+
+use lockgate_vrrp::advert::Rejected;
+use lockgate_vrrp::linux::{self, Event, Options, State, Vrrp};
+use lockgate_vrrp::settings::{Address, ChecksumPolicy, Settings};
+use lockgate_vrrp::types::{Interval, Priority, Version, Vrid};
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use super::node::Host;
+use super::pulse::Pulse;
+use super::tracking::Tracked;
+use super::{Control, Failure, Kind};
+use crate::admin::status;
+use crate::config::plan;
+use crate::metrics::{InstanceSeries, Registry, Sum};
+use crate::worker::Crew;
+
+/// The hidden command that makes a process of this program the guard of addresses.
+pub const GUARD: &str = "vip-guard";
+
+/// Events on their way from VRRP; more are dropped and counted.
+const EVENTS: usize = 1_024;
+
+/// VRRP, as the control plane knows it.
+pub(super) struct Failover {
+    /// What runs, unless the plan has no instances.
+    running: Option<Vrrp>,
+    /// What was the case when it was stopped for good.
+    last: Vec<status::Instance>,
+    tracked: Vec<Tracked>,
+    crew: Arc<Crew>,
+    sender: mpsc::Sender<Event>,
+    events: mpsc::Receiver<Event>,
+    lost: Arc<AtomicU64>,
+    /// Transitions so far, by instance and new state.
+    transitions: BTreeMap<(String, &'static str), u64>,
+    series: HashMap<String, InstanceSeries>,
+    /// Packets that no instance owns, by reason.
+    strays: HashMap<&'static str, Sum>,
+}
+
+impl Failover {
+    /// Nothing yet.
+    pub(super) fn new(crew: &Arc<Crew>) -> Self {
+        let (sender, events) = mpsc::channel(EVENTS);
+        Self {
+            running: None,
+            last: Vec::new(),
+            tracked: Vec::new(),
+            crew: Arc::clone(crew),
+            sender,
+            events,
+            lost: Arc::default(),
+            transitions: BTreeMap::new(),
+            series: HashMap::new(),
+            strays: HashMap::new(),
+        }
+    }
+
+    /// Goes on with the instances of this plan, as `node` has them: all of them, or none is
+    /// changed. One that is as it was does not notice.
+    pub(super) fn configure(
+        &mut self,
+        plan: &plan::Plan,
+        node: Option<&plan::Node>,
+    ) -> Result<(), Failure> {
+        let wanted = settings(plan, node)?;
+        match &self.running {
+            Some(vrrp) if !wanted.is_empty() => vrrp.reconfigure(wanted)?,
+            Some(_) => self.stop_running(),
+            None if wanted.is_empty() => {}
+            None => self.running = Some(linux::start(wanted, self.options())?),
+        }
+        self.follow_plan(plan);
+        // An instance that others know by something else now has begun anew.
+        for tracked in &self.tracked {
+            if let Some(weight) = tracked.said() {
+                self.say(tracked, weight);
+            }
+        }
+        Ok(())
+    }
+
+    fn options(&self) -> Options {
+        let crew = Arc::clone(&self.crew);
+        let pulse = Pulse::new(crew.heartbeats().count());
+        let (sender, lost) = (self.sender.clone(), Arc::clone(&self.lost));
+        Options {
+            guard: Some(vec![OsString::from(GUARD)]),
+            service: Arc::new(move |now| {
+                let verdict = pulse.check(now.since_beginning(), crew.heartbeats());
+                verdict.map_err(|stuck| stuck.to_string())
+            }),
+            events: Arc::new(move |event| {
+                if sender.try_send(event).is_err() {
+                    lost.fetch_add(1, Ordering::Relaxed);
+                }
+            }),
+        }
+    }
+
+    /// Tracks the pools of this plan, and no others.
+    fn follow_plan(&mut self, plan: &plan::Plan) {
+        let before = std::mem::take(&mut self.tracked);
+        for vrrp in &plan.vrrp {
+            for tracked in &vrrp.track_pools {
+                let pool = &plan.pools[tracked.pool].name;
+                let mut now = Tracked::new(&vrrp.name, pool, tracked.pool, tracked.weight);
+                if let Some(before) = before.iter().find(|before| before.is_same(&now)) {
+                    now.follows(before);
+                }
+                self.tracked.push(now);
+            }
+        }
+        for gone in &before {
+            if !self.tracked.iter().any(|tracked| tracked.is_same(gone)) {
+                self.say(gone, 0);
+            }
+        }
+        let known = |name: &str| plan.vrrp.iter().any(|vrrp| vrrp.name == name);
+        self.series.retain(|name, _| known(name));
+        self.transitions.retain(|(name, _), _| known(name));
+    }
+
+    fn say(&self, tracked: &Tracked, weight: i16) {
+        if let Some(vrrp) = &self.running {
+            vrrp.track(&tracked.instance, &format!("pool {}", tracked.pool), weight);
+        }
+    }
+
+    /// Tells of pools that have become usable or unusable.
+    fn track(&mut self, is_usable: impl Fn(usize) -> bool, now: Instant) {
+        let mut said = Vec::new();
+        for (index, tracked) in self.tracked.iter_mut().enumerate() {
+            if let Some(weight) = tracked.update(is_usable(tracked.index), now) {
+                said.push((index, weight));
+            }
+        }
+        for (index, weight) in said {
+            let Tracked { instance, pool, .. } = &self.tracked[index];
+            tracing::info!(%instance, %pool, weight, "a tracked pool changes the priority");
+            self.say(&self.tracked[index], weight);
+        }
+    }
+
+    /// When [`Control::track_pools`] has something to do although nothing happens.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.tracked.iter().filter_map(Tracked::poll_timeout).min()
+    }
+
+    /// The next event; waits for ever if there is none.
+    pub(super) async fn event(&mut self) -> Event {
+        match self.events.recv().await {
+            Some(event) => event,
+            // The sender is held here as well, so this is not reached.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Gives all addresses away, for good. Takes a second at most.
+    pub(super) fn stop(&mut self) {
+        self.last = self.instances();
+        for instance in &mut self.last {
+            if instance.state != State::Init.as_str() {
+                instance.transitions += 1;
+                instance.since = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+                instance.since_seconds = 0.0;
+            }
+            State::Init.as_str().clone_into(&mut instance.state);
+            "shutdown".clone_into(&mut instance.cause);
+            instance.master = None;
+        }
+        self.stop_running();
+    }
+
+    fn stop_running(&mut self) {
+        if let Some(vrrp) = self.running.take() {
+            let began = Instant::now();
+            vrrp.stop();
+            tracing::info!(took = ?began.elapsed(), "VRRP has stopped: the addresses are given away");
+        }
+    }
+
+    /// What is the case with all instances.
+    pub(super) fn instances(&self) -> Vec<status::Instance> {
+        match &self.running {
+            None => self.last.clone(),
+            Some(vrrp) => vrrp.status().iter().map(instance).collect(),
+        }
+    }
+
+    /// Carries all counts over into the series.
+    pub(super) fn follow(&mut self, registry: &Registry) {
+        let Some(vrrp) = &self.running else { return };
+        for status in vrrp.status() {
+            let name = &status.name;
+            let series = self
+                .series
+                .entry(name.clone())
+                .or_insert_with(|| InstanceSeries::new(registry, name));
+            let state = match status.state {
+                State::Init => 0.0,
+                State::Backup => 1.0,
+                State::Master => 2.0,
+            };
+            series.follow(state, status.effective_priority.into());
+            series.follow_adverts(status.counts.received, status.counts.sent);
+            for to in [State::Init, State::Backup, State::Master].map(State::as_str) {
+                let count = self.transitions.get(&(name.clone(), to)).copied().unwrap_or(0);
+                series.follow_transitions(registry, name, to, count);
+            }
+            let rejected: HashMap<_, _> = status.counts.rejected.iter().copied().collect();
+            for reason in Rejected::ALL.map(Rejected::as_str) {
+                let count = rejected.get(reason).copied().unwrap_or(0);
+                series.follow_errors(registry, name, reason, count);
+            }
+        }
+        for (reason, count) in vrrp.rejected() {
+            let labels = [("instance", ""), ("reason", reason)];
+            let series = || registry.counter("lockgate_vrrp_advert_errors_total", &labels);
+            self.strays.entry(reason).or_insert_with(series).follow(count);
+        }
+    }
+}
+
+impl Control {
+    /// Tells VRRP of pools that have become usable or unusable.
+    pub(super) fn track_pools(&mut self, now: Instant) {
+        let pools = &self.world.pools;
+        self.failover.track(|pool| pools[pool].pool.is_usable(), now);
+    }
+
+    /// Something has happened to an instance. The log has it already.
+    pub(super) fn failed_over(&mut self, event: Event) {
+        let now = SystemTime::now();
+        let mut at = now;
+        let fields: Vec<(&str, Value)> = match event {
+            Event::Transition { instance, from, to, cause, priority, at: when } => {
+                at = when;
+                *self.failover.transitions.entry((instance.clone(), to.as_str())).or_default() += 1;
+                vec![
+                    ("event", "transition".into()),
+                    ("instance", instance.into()),
+                    ("from", from.as_str().into()),
+                    ("to", to.as_str().into()),
+                    ("cause", cause.into()),
+                    ("priority", priority.into()),
+                ]
+            }
+            Event::Contention { instance, from, priority } => vec![
+                ("event", "contention".into()),
+                ("instance", instance.into()),
+                ("cause", format!("{from} says that it is master, priority {priority}").into()),
+            ],
+            Event::AddressRestored { instance, address } => vec![
+                ("event", "address_restored".into()),
+                ("instance", instance.into()),
+                ("address", address.to_string().into()),
+                ("cause", "something else had removed it".into()),
+            ],
+            Event::AddressFailed { instance, address, error } => vec![
+                ("event", "address_failed".into()),
+                ("instance", instance.into()),
+                ("address", address.to_string().into()),
+                ("cause", error.into()),
+            ],
+            Event::GuardDied { error } => vec![
+                ("event", "guard_died".into()),
+                ("cause", error.unwrap_or_else(|| "another was started".to_owned()).into()),
+            ],
+            Event::Lost { count } => {
+                self.failover.lost.fetch_add(count, Ordering::Relaxed);
+                Vec::new()
+            }
+            // Of a later version of the crate.
+            _ => Vec::new(),
+        };
+        if !fields.is_empty() {
+            self.events.tell(Kind::Vrrp, at, &fields);
+        }
+        let lost = self.failover.lost.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            let cause = format!("{lost} events were lost");
+            let fields = [("event", "lost".into()), ("cause", cause.into())];
+            self.events.tell(Kind::Vrrp, now, &fields);
+        }
+    }
+}
+
+fn instance(status: &linux::Status) -> status::Instance {
+    let since = SystemTime::now().duration_since(status.since).unwrap_or_default();
+    status::Instance {
+        name: status.name.clone(),
+        interface: status.interface.clone(),
+        vrid: status.vrid.get(),
+        version: match status.version {
+            Version::V2 => 2,
+            Version::V3 => 3,
+        },
+        state: status.state.as_str().to_owned(),
+        cause: status.cause.to_owned(),
+        reason: status.reason.clone(),
+        priority: status.priority,
+        effective_priority: status.effective_priority,
+        addresses: status.addresses.iter().map(ToString::to_string).collect(),
+        master: status.master.map(|master| master.to_string()),
+        since: humantime::format_rfc3339_millis(status.since).to_string(),
+        since_seconds: since.as_secs_f64(),
+        transitions: status.transitions,
+        realtime: status.realtime,
+    }
+}
+
+impl From<linux::Error> for Failure {
+    fn from(error: linux::Error) -> Self {
+        let what = "VRRP".to_owned();
+        match error {
+            linux::Error::Settings(error) => Self::Material(format!("{what}: {error}")),
+            linux::Error::Capability { .. } => Self::System {
+                what,
+                source: io::Error::new(io::ErrorKind::PermissionDenied, error.to_string()),
+                hint: " (run as root, or with AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW)"
+                    .to_owned(),
+            },
+            linux::Error::System { what: tried, source } => Self::System {
+                what: format!("{what}: cannot {tried}"),
+                source,
+                hint: String::new(),
+            },
+            error => Self::system(what)(io::Error::other(error.to_string())),
+        }
+    }
+}
+
+/// The instances of a plan, as `node` runs them.
+pub fn settings(plan: &plan::Plan, node: Option<&plan::Node>) -> Result<Vec<Settings>, Failure> {
+    let host = Host::this();
+    plan.vrrp.iter().map(|vrrp| settings_of(vrrp, plan, node, &host)).collect()
+}
+
+/// Fails if a program that is to be told of changes cannot be run.
+pub(super) fn check_programs(plan: &plan::Plan) -> Result<(), Failure> {
+    programs(plan).into_iter().next().map_or(Ok(()), |fault| Err(Failure::Material(fault)))
+}
+
+/// What is wrong with the programs that are to be told of changes.
+pub fn programs(plan: &plan::Plan) -> Vec<String> {
+    let mut faults = Vec::new();
+    for vrrp in &plan.vrrp {
+        let Some(program) = &vrrp.notify else { continue };
+        let fault = match std::fs::metadata(program) {
+            Err(error) => Some(error.to_string()),
+            Ok(found) if !found.is_file() => Some("it is not a file".to_owned()),
+            Ok(_) => {
+                let may_run = nix::unistd::access(program, nix::unistd::AccessFlags::X_OK);
+                may_run.err().map(|_| "it is not executable".to_owned())
+            }
+        };
+        if let Some(fault) = fault {
+            faults.push(format!("vrrp {}: notify: {}: {fault}", vrrp.name, program.display()));
+        }
+    }
+    faults
+}
+
+fn settings_of(
+    vrrp: &plan::Vrrp,
+    plan: &plan::Plan,
+    node: Option<&plan::Node>,
+    host: &Host,
+) -> Result<Settings, Failure> {
+    let fault = |what: &str| Failure::Material(format!("vrrp {}: {what}", vrrp.name));
+    // The same list serves all gateways: whoever is in it does not talk to itself.
+    let mut unicast_peers = vrrp.peers(node, &plan.nodes);
+    unicast_peers.retain(|peer| !host.has(*peer));
+    if unicast_peers.is_empty() && !vrrp.unicast_peers.is_empty() {
+        return Err(fault("unicast_peers: all of them are addresses of this host"));
+    }
+    let version = match vrrp.version {
+        plan::vrrp::Version::V2 => Version::V2,
+        plan::vrrp::Version::V3 => Version::V3,
+    };
+    // A plan keeps to the ranges of both, so that neither is ever missing.
+    let (Some(vrid), Some(interval)) =
+        (Vrid::new(vrrp.vrid.get()), Interval::from_duration(version, vrrp.advert_interval))
+    else {
+        return Err(fault("vrid or advert_interval is out of range"));
+    };
+    Ok(Settings {
+        name: vrrp.name.clone(),
+        interface: vrrp.interface.clone(),
+        vrid,
+        addresses: vrrp
+            .addresses
+            .iter()
+            .map(|floating| Address { ip: floating.address, prefix: floating.prefix })
+            .collect(),
+        priority: Priority::new(vrrp.priority(node)),
+        interval,
+        preempt: vrrp.preempt,
+        preempt_delay: vrrp.preempt_delay,
+        unicast_peers,
+        checksum: match vrrp.checksum {
+            plan::vrrp::Checksum::Auto => ChecksumPolicy::Auto,
+            plan::vrrp::Checksum::Rfc9568 => ChecksumPolicy::Rfc9568,
+            plan::vrrp::Checksum::PseudoHeader => ChecksumPolicy::PseudoHeader,
+        },
+        sync_group: vrrp.sync_group.clone(),
+        virtual_mac: vrrp.virtual_mac,
+        garp_repeat: vrrp.garp_repeat,
+        garp_refresh: vrrp.garp_refresh,
+        track_interfaces: vrrp.track_interfaces.clone(),
+        notify: vrrp.notify.as_ref().map(|program| program.display().to_string()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    const ALL: &str = include_str!("../config/tests/vrrp.toml");
+
+    #[test]
+    fn every_node_gets_settings_that_vrrp_takes() {
+        let plan = config::parse("t.toml", ALL).unwrap();
+        for node in &plan.nodes {
+            let settings = settings(&plan, Some(node)).unwrap();
+            lockgate_vrrp::settings::check(&settings).unwrap();
+            assert_eq!(settings[0].interval.secs(), Some(2));
+            assert_eq!(settings[1].priority.get(), node.priority.get());
+            assert_eq!(settings[2].unicast_peers.len(), 1);
+            assert_ne!(Some(settings[2].unicast_peers[0]), node.address);
+        }
+    }
+
+    #[test]
+    fn programs_have_to_be_there() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (path, fault) in [
+            ("/nonexistent/moved", "No such file"),
+            ("/etc", "it is not a file"),
+            (file.path().to_str().unwrap(), "it is not executable"),
+        ] {
+            let text = ALL.replace("/usr/local/bin/moved", path);
+            let faults = programs(&config::parse("t.toml", &text).unwrap());
+            assert!(faults.len() == 1 && faults[0].contains(fault), "{path}: {faults:?}");
+        }
+    }
+}
