@@ -5,16 +5,24 @@ use std::time::SystemTime;
 
 use super::{Error, Exit, Source, print, runtime};
 use crate::config;
-use crate::config::plan::{Address, Plan};
-use crate::control::{Failure, material, preflight};
+use crate::config::plan::{Address, Node, Plan};
+use crate::control::node::{Host, Unknown};
+use crate::control::{Failure, failover, material, preflight};
 
 /// Reports every error of a configuration and, with `preflight`, of the machine.
 pub fn check(source: &Source, preflight: bool) -> Result<(), Error> {
-    source.refuse_node()?;
     let plan = config::load(&source.config).map_err(Failure::from)?;
+    let node = match Host::this().choose(&plan.nodes, source.node.as_deref()) {
+        // The file is checked for all nodes alike: it may be written elsewhere.
+        Err(unknown @ Unknown::Nobody { .. }) if !preflight => {
+            print(&format!("note: {unknown}\n"))?;
+            None
+        }
+        chosen => chosen.map_err(Failure::from)?,
+    };
     read_files(&plan)?;
     if preflight {
-        try_machine(&plan)?;
+        try_machine(&plan, node)?;
     }
     print(&format!("{}: ok ({})\n", source.config.display(), extent(&plan)))
 }
@@ -22,19 +30,23 @@ pub fn check(source: &Source, preflight: bool) -> Result<(), Error> {
 fn extent(plan: &Plan) -> String {
     let count = |n: usize, noun: &str| format!("{n} {noun}{}", if n == 1 { "" } else { "s" });
     let backends = plan.pools.iter().map(|pool| pool.backends.len()).sum();
-    [
+    let mut parts = vec![
         count(plan.listeners.len(), "listener"),
         count(plan.pools.len(), "pool"),
         count(backends, "backend"),
-    ]
-    .join(", ")
+    ];
+    if !plan.vrrp.is_empty() {
+        parts.push(count(plan.vrrp.len(), "VRRP instance"));
+    }
+    parts.join(", ")
 }
 
 /// Reads what TLS needs, and tells all that is wrong with it.
 fn read_files(plan: &Plan) -> Result<(), Error> {
-    let found = material::inspect(plan, SystemTime::now());
+    let mut found = material::inspect(plan, SystemTime::now());
+    found.faults.extend(failover::programs(plan));
     let mut text = String::new();
-    for doubt in &found.doubts {
+    for doubt in plan.doubts().iter().chain(&found.doubts) {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "warning: {doubt}");
     }
@@ -45,8 +57,8 @@ fn read_files(plan: &Plan) -> Result<(), Error> {
     }
 }
 
-fn try_machine(plan: &Plan) -> Result<(), Error> {
-    let found = runtime()?.block_on(preflight::inspect(plan));
+fn try_machine(plan: &Plan, node: Option<&Node>) -> Result<(), Error> {
+    let found = runtime()?.block_on(preflight::inspect(plan, node));
     let mut text = String::new();
     for note in &found.notes {
         // Writing to a string cannot fail.

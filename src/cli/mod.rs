@@ -3,17 +3,19 @@
 
 mod check;
 mod demo;
+mod release;
 mod status;
 
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::control::{self, Failure};
+use crate::control::{self, Failure, failover};
 use crate::{admin, config};
 
 /// Where the configuration is unless `-c` says otherwise.
@@ -75,13 +77,15 @@ enum Command {
     /// Show the whole product at work, with no configuration
     ///
     /// Starts servers and a gateway on loopback, sends requests through it, kills a server on
-    /// the way, and tells what became of the requests. Exits with 0 if none failed.
+    /// the way, and tells what became of the requests. As root, goes on with a pair of gateways in
+    /// network namespaces, and kills the one that has the floating address. Exits with 0 if no
+    /// request of the first part failed and the address of the second part moved.
     Demo {
         /// How long
         #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u64).range(3..=3600))]
         seconds: u64,
     },
-    /// Show listeners, pools and backends of the running gateway
+    /// Show the running gateway: floating addresses, listeners, pools and backends
     Status {
         #[command(flatten)]
         gateway: Gateway,
@@ -89,6 +93,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Remove floating addresses that a killed gateway left behind
+    ///
+    /// For systemd's ExecStopPost, and for hands: those of [[vrrp]] in the configuration that a
+    /// gateway had added. An address that somebody else added stays.
+    ReleaseVip(Source),
+    /// What sees to it that addresses end with the gateway that has them
+    #[command(hide = true, name = failover::GUARD)]
+    VipGuard,
     /// A server of the demo: answers HTTP requests until its standard input ends
     #[command(hide = true)]
     DemoServer {
@@ -96,6 +108,9 @@ enum Command {
         name: String,
         /// Where it listens; 0 = anywhere
         port: u16,
+        /// And at which address
+        #[arg(default_value = "127.0.0.1")]
+        address: IpAddr,
     },
 }
 
@@ -105,7 +120,8 @@ struct Source {
     /// Configuration file
     #[arg(short, long, value_name = "FILE", default_value = CONFIG)]
     config: PathBuf,
-    /// Which [node.*] of the configuration this host is (not supported yet)
+    /// Which [node.*] of the configuration this host is; by default LOCKGATE_NODE says so, its host
+    /// name, or an address of its own
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
 }
@@ -142,7 +158,9 @@ pub fn main() -> ExitCode {
         Command::Check { source, preflight } => check::check(&source, preflight),
         Command::Demo { seconds } => demo::demo(Duration::from_secs(seconds)),
         Command::Status { gateway, json } => status::status(&gateway, json),
-        Command::DemoServer { name, port } => demo::server::serve(&name, port),
+        Command::ReleaseVip(source) => release::release(&source),
+        Command::VipGuard => return lockgate_vrrp::linux::guard_main(),
+        Command::DemoServer { name, port, address } => demo::server::serve(&name, port, address),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -154,32 +172,13 @@ pub fn main() -> ExitCode {
 }
 
 /// Commands that a later version will have.
-const TO_COME: [&str; 11] = [
-    "top",
-    "reload",
-    "drain",
-    "enable",
-    "disable",
-    "weight",
-    "upgrade",
-    "handover",
-    "explain",
-    "release-vip",
+const TO_COME: [&str; 10] = [
+    "top", "reload", "drain", "enable", "disable", "weight", "upgrade", "handover", "explain",
     "import",
 ];
 
 fn run(source: &Source) -> Result<(), Error> {
-    source.refuse_node()?;
-    control::run(&source.config).map_err(Error::from)
-}
-
-impl Source {
-    fn refuse_node(&self) -> Result<(), Error> {
-        match &self.node {
-            None => Ok(()),
-            Some(_) => Err(Error::new(Exit::Usage, "--node is not supported yet")),
-        }
-    }
+    control::run(&source.config, source.node.as_deref()).map_err(Error::from)
 }
 
 impl Gateway {
@@ -224,7 +223,7 @@ impl From<Failure> for Error {
                 };
                 Self::new(exit, failure)
             }
-            Failure::Material(_) => Self::new(Exit::Config, failure),
+            Failure::Material(_) | Failure::Node(_) => Self::new(Exit::Config, failure),
             Failure::System { ref source, .. } => Self::new(exit_of(source), &failure),
         }
     }

@@ -76,14 +76,19 @@ fn screen(status: &Status, color: bool) -> String {
     // Writing to a string cannot fail.
     let _ = writeln!(
         text,
-        "lockgate {}  {}  up {}  generation {}  connections {}/{}",
+        "lockgate {}{}  {}  up {}  generation {}  connections {}/{}",
         status.version,
+        status.node.as_ref().map(|node| format!("  node {node}")).unwrap_or_default(),
         status.state,
         span(status.uptime_seconds),
         status.generation,
         status.connections,
         status.max_connections,
     );
+
+    if !status.vrrp.is_empty() {
+        text.push_str(&instances(status, color));
+    }
 
     text.push_str("\nlisteners\n");
     let mut table = Table { rows: vec![], numbers: &[4, 5, 6, 7] };
@@ -124,6 +129,52 @@ fn screen(status: &Status, color: bool) -> String {
     text
 }
 
+/// The VRRP instances: who has which addresses, since when and why.
+fn instances(status: &Status, color: bool) -> String {
+    let mut text = "\nvrrp\n".to_owned();
+    let mut table = Table { rows: vec![], numbers: &[3] };
+    table.rows.push(
+        ["name", "interface", "state", "priority", "master", "addresses", "for", "cause"]
+            .map(Into::into)
+            .into(),
+    );
+    for instance in &status.vrrp {
+        let state = match color {
+            true => format!("{}{}\x1b[0m", paint(&instance.state), instance.state),
+            false => instance.state.clone(),
+        };
+        let priority = match instance.effective_priority == instance.priority {
+            true => instance.priority.to_string(),
+            false => format!("{}/{}", instance.effective_priority, instance.priority),
+        };
+        let cause = match &instance.reason {
+            Some(reason) => format!("{} ({reason})", instance.cause),
+            None => instance.cause.clone(),
+        };
+        table.rows.push(vec![
+            instance.name.clone(),
+            format!("{} vrid {}", instance.interface, instance.vrid),
+            state,
+            priority,
+            instance.master.clone().unwrap_or_else(|| "-".to_owned()),
+            addresses(&instance.addresses),
+            span(instance.since_seconds),
+            cause,
+        ]);
+    }
+    table.write(&mut text);
+    text
+}
+
+/// The first few: an instance may have hundreds.
+fn addresses(all: &[String]) -> String {
+    const SHOWN: usize = 3;
+    match all.len().checked_sub(SHOWN) {
+        None | Some(0) => all.join(" "),
+        Some(more) => format!("{} and {more} more", all[..SHOWN].join(" ")),
+    }
+}
+
 fn row(backend: &Backend, color: bool) -> Vec<String> {
     let weight = backend.effective_weight;
     let weight = if weight == f64::from(backend.weight) {
@@ -157,8 +208,8 @@ fn row(backend: &Backend, color: bool) -> Vec<String> {
 
 fn paint(state: &str) -> &'static str {
     match state {
-        "up" | "unchecked" => "\x1b[32m",
-        "starting" | "draining" => "\x1b[33m",
+        "up" | "unchecked" | "master" => "\x1b[32m",
+        "starting" | "draining" | "backup" => "\x1b[33m",
         _ => "\x1b[31m",
     }
 }

@@ -1,21 +1,24 @@
 //! The processes of the demo: servers and the gateway, ended with it.
 
 use std::io::{self, BufRead, BufReader};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::{env, fs};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::network::Namespace;
+
 /// A process that is killed when it is no longer wanted.
 #[derive(Debug)]
 pub struct Process(Child);
 
 impl Process {
-    fn start(command: &mut Command) -> io::Result<Self> {
+    /// Starts it.
+    pub fn start(command: &mut Command) -> io::Result<Self> {
         // A group of its own: an interrupt from the keyboard is for the demo, which ends them.
         command.process_group(0).spawn().map(Self)
     }
@@ -60,20 +63,39 @@ impl Server {
         Ok(server)
     }
 
+    /// Starts one in a network, at an address there.
+    pub fn start_in(
+        name: &'static str,
+        namespace: &Namespace,
+        address: IpAddr,
+    ) -> io::Result<Self> {
+        let mut server = Self { name, port: 0, process: None };
+        let mut command = namespace.command()?;
+        command.args(["demo-server", name, "0", &address.to_string()]);
+        server.run(&mut command)?;
+        Ok(server)
+    }
+
     /// Starts it again, where it was.
     pub fn restart(&mut self) -> io::Result<()> {
-        let mut process = Process::start(
-            Command::new(env::current_exe()?)
-                .args(["demo-server", self.name, &self.port.to_string()])
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped()),
-        )?;
+        let mut command = Command::new(env::current_exe()?);
+        self.run(command.args(["demo-server", self.name, &self.port.to_string()]))
+    }
+
+    fn run(&mut self, command: &mut Command) -> io::Result<()> {
+        let mut process = Process::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
         let output = process.0.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
         let mut line = String::new();
         BufReader::new(output).read_line(&mut line)?;
         self.port = line.trim().parse().map_err(io::Error::other)?;
         self.process = Some(process);
         Ok(())
+    }
+
+    /// One that has never run.
+    #[cfg(test)]
+    pub fn dead(name: &'static str, port: u16) -> Self {
+        Self { name, port, process: None }
     }
 
     /// Kills it (SIGKILL).
@@ -84,7 +106,21 @@ impl Server {
 
 /// A directory that is removed when it is no longer wanted.
 #[derive(Debug)]
-struct Directory(PathBuf);
+pub struct Directory(PathBuf);
+
+impl Directory {
+    /// Makes one for a part of the demo.
+    pub fn new(part: &str) -> io::Result<Self> {
+        let path = env::temp_dir().join(format!("lockgate-demo-{}{part}", std::process::id()));
+        fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
 
 impl Drop for Directory {
     fn drop(&mut self) {
@@ -110,9 +146,7 @@ pub struct Gateway {
 impl Gateway {
     /// Starts a gateway.
     pub fn start(servers: &[Server]) -> io::Result<Self> {
-        let path = env::temp_dir().join(format!("lockgate-demo-{}", std::process::id()));
-        fs::create_dir(&path)?;
-        let directory = Directory(path);
+        let directory = Directory::new("")?;
         let socket = directory.0.join("admin.sock");
         let address = free_address()?;
         let config = config(&socket, address, servers);
@@ -130,7 +164,7 @@ fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 
-fn config(socket: &std::path::Path, address: SocketAddr, servers: &[Server]) -> String {
+fn config(socket: &Path, address: SocketAddr, servers: &[Server]) -> String {
     let backends: String = servers
         .iter()
         .map(|Server { name, port, .. }| {
@@ -168,8 +202,7 @@ mod tests {
 
     #[test]
     fn the_configuration_is_valid() {
-        let server = |name, port| Server { name, port, process: None };
-        let servers = [server("web-1", 1_001), server("web-2", 1_002)];
+        let servers = [Server::dead("web-1", 1_001), Server::dead("web-2", 1_002)];
         let text = config("/tmp/a \"b\"/admin.sock".as_ref(), ([127, 0, 0, 1], 1).into(), &servers);
         let plan = crate::config::parse("demo", &text).unwrap();
         assert_eq!(plan.pools[0].backends.len(), 2);

@@ -2,9 +2,11 @@
 //!
 //! Real processes throughout: servers that can be killed, a gateway that runs a configuration
 //! from a file, clients that send requests to it. The story has four parts: all is well, a server
-//! is killed, the gateway notices, the server comes back.
+//! is killed, the gateway notices, the server comes back. For root there is a second story, of a pair.
 
 mod cast;
+mod network;
+mod pair;
 pub mod server;
 mod traffic;
 
@@ -37,7 +39,10 @@ const START: Duration = Duration::from_secs(10);
 pub fn demo(length: Duration) -> Result<(), Error> {
     runtime()?.block_on(async {
         tokio::select! {
-            played = play(length) => played,
+            played = async {
+                play(length).await?;
+                pair::play().await
+            } => played,
             // What it started is dropped with it, and ends.
             signal = interrupted() => Err(Error::of_system("interrupted", &signal)),
         }

@@ -1,7 +1,7 @@
 //! A server of the demo: a process of its own, so that it can be killed for real.
 
 use std::io::{self, Read};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::thread;
 
 use axum::Router;
@@ -11,14 +11,14 @@ use super::super::{Error, print, runtime};
 
 /// Answers every request with `name`. Says on standard output which port it listens on, and ends
 /// when its standard input does: with the demo, however that ends.
-pub fn serve(name: &str, port: u16) -> Result<(), Error> {
+pub fn serve(name: &str, port: u16, address: IpAddr) -> Result<(), Error> {
     thread::spawn(|| {
         // Only its end matters.
         let _ = io::stdin().read(&mut [0]);
         std::process::exit(0);
     });
     let served = runtime()?.block_on(async {
-        let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await?;
+        let listener = TcpListener::bind(SocketAddr::from((address, port))).await?;
         let port = listener.local_addr()?.port();
         if print(&format!("{port}\n")).is_err() {
             return Ok(());

@@ -122,7 +122,7 @@ fn locked(tally: &Mutex<Tally>) -> std::sync::MutexGuard<'_, Tally> {
 }
 
 /// Asks for a page and returns what the answer says: the name of the server.
-async fn request(address: SocketAddr) -> Result<String, String> {
+pub async fn request(address: SocketAddr) -> Result<String, String> {
     let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
     let request = Request::get("/")
         .header(HOST, address.to_string())
