@@ -68,6 +68,12 @@ fn pure_modules_touch_no_runtime_no_socket_and_no_clock() {
     for pure in ["src/balance", "src/health", "src/proto"] {
         forbid(pure, &[], &world, "decisions are functions of what they are given");
     }
+    for pure in ["src/control/pulse.rs", "src/control/tracking.rs"] {
+        let others: Vec<_> = sources("src").into_iter().map(|(name, _)| name).collect();
+        let others: Vec<_> =
+            others.iter().map(String::as_str).filter(|name| *name != pure).collect();
+        forbid("src", &others, &world, "decisions are functions of what they are given");
+    }
     let shell = ["vrrp/src/linux"];
     forbid("vrrp/src", &shell, &world, "decisions are functions of what they are given");
     let shell = ["src/event_loop/mod.rs", "src/event_loop/source.rs", "src/event_loop/task.rs"];
@@ -124,6 +130,17 @@ fn only_the_control_plane_sets_weights() {
 #[test]
 fn rustls_stays_in_its_folder() {
     forbid("src", &["src/tls"], &["rustls"], "the next version of rustls is to touch one folder");
+}
+
+#[test]
+fn vrrp_is_known_at_its_seam_and_knows_nothing_of_the_gateway() {
+    let seam = ["src/control/failover.rs", "src/cli/mod.rs", "src/cli/release.rs"];
+    forbid("src", &seam, &["lockgate_vrrp::"], "VRRP has one seam");
+    forbid("vrrp/src", &[], &["lockgate::"], "the crate is of use without the gateway");
+    let shell = ["vrrp/src/linux", "vrrp/src/lib.rs"];
+    forbid("vrrp/src", &shell, &["crate::linux"], "the core runs on anything");
+    forbid("src", &[], &["pnet"], "frames are made in vrrp/src/linux");
+    forbid("vrrp/src", &["vrrp/src/linux"], &["pnet"], "frames are made in vrrp/src/linux");
 }
 
 #[test]

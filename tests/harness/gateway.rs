@@ -78,6 +78,7 @@ pub struct Launch {
     http: Option<SocketAddr>,
     format: &'static str,
     under: Vec<String>,
+    arguments: Vec<String>,
     read_records: bool,
 }
 
@@ -89,6 +90,7 @@ impl Launch {
             http: None,
             format: "json",
             under: Vec::new(),
+            arguments: Vec::new(),
             read_records: true,
         }
     }
@@ -108,6 +110,12 @@ impl Launch {
     /// By a command that replaces itself with the gateway, as `prlimit` does.
     pub fn under(mut self, command: &[&str]) -> Self {
         self.under.extend(command.iter().copied().map(str::to_owned));
+        self
+    }
+
+    /// With further arguments.
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments.extend(arguments.iter().copied().map(str::to_owned));
         self
     }
 
@@ -136,7 +144,7 @@ impl Launch {
         let config = directory.path().join("lockgate.toml");
         fs::write(&config, format!("{preamble}{}", self.config)).unwrap();
         let mut gateway = Gateway {
-            process: Process::start(&self.under, &config, self.read_records),
+            process: Process::start(&self.under, &config, &self.arguments, self.read_records),
             directory,
             preamble,
         };
@@ -154,7 +162,7 @@ struct Process {
 }
 
 impl Process {
-    fn start(under: &[String], config: &Path, read_records: bool) -> Self {
+    fn start(under: &[String], config: &Path, arguments: &[String], read_records: bool) -> Self {
         let mut command = match under.split_first() {
             None => Command::new(lockgate()),
             Some((first, rest)) => {
@@ -163,7 +171,7 @@ impl Process {
                 command
             }
         };
-        command.args(["run", "-c"]).arg(config);
+        command.args(["run", "-c"]).arg(config).args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let (stderr, reader) = collect(child.stderr.take().unwrap());
@@ -212,7 +220,7 @@ impl Gateway {
     pub fn start_again(mut self) -> Self {
         self.process.child.kill().unwrap();
         self.process.child.wait().unwrap();
-        self.process = Process::start(&[], &self.config_path(), true);
+        self.process = Process::start(&[], &self.config_path(), &[], true);
         self.answers("/readyz", 200);
         self
     }
@@ -243,9 +251,14 @@ impl Gateway {
         panic!("{path} does not answer {status}; last: {last}");
     }
 
+    /// Connects to the unix socket.
+    pub fn connect_admin(&self) -> io::Result<UnixStream> {
+        UnixStream::connect(self.directory.path().join("admin.sock"))
+    }
+
     /// Asks over the unix socket.
     pub fn request(&self, method: &str, path: &str) -> io::Result<(u16, String)> {
-        let stream = UnixStream::connect(self.directory.path().join("admin.sock"))?;
+        let stream = self.connect_admin()?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         fetch(stream, method, path)

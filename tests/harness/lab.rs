@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use nix::sched::{CloneFlags, setns};
-use nix::unistd::Uid;
+use nix::unistd::{Pid, Uid};
 
 use super::output_of;
 
@@ -49,20 +49,12 @@ pub struct Lab {
 
 impl Lab {
     /// Makes it.
-    ///
-    /// # Panics
-    ///
-    /// If the test does not run as root.
     pub fn new() -> Self {
-        assert!(Uid::effective().is_root(), "tests with network namespaces need root");
         let [client, gateway, left, right] =
             ["client", "gateway", "left", "right"].map(Namespace::new);
         let ends = [(&client, "wan", 1), (&left, "left", 2), (&right, "right", 3)];
         for (end, device, net) in ends {
-            ip(&format!(
-                "link add {device} netns {} type veth peer name eth0 netns {}",
-                gateway.name, end.name
-            ));
+            gateway.cable(device, end, "eth0");
             gateway.ip(&format!("addr add 10.{net}.0.1/24 dev {device}"));
             gateway.ip(&format!("link set {device} up"));
             end.ip(&format!("addr add 10.{net}.0.2/24 dev eth0"));
@@ -78,7 +70,13 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    fn new(role: &str) -> Self {
+    /// Makes one; `role` is part of its name.
+    ///
+    /// # Panics
+    ///
+    /// If the test does not run as root.
+    pub fn new(role: &str) -> Self {
+        assert!(Uid::effective().is_root(), "tests with network namespaces need root");
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("lockgate-{}-{number}-{role}", process::id());
@@ -88,9 +86,38 @@ impl Namespace {
         namespace
     }
 
+    /// Its name, as `ip netns` has it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Runs `ip` here.
     pub fn ip(&self, arguments: &str) {
         ip(&format!("-n {} {arguments}", self.name));
+    }
+
+    /// What `ip` says here.
+    pub fn output(&self, arguments: &str) -> String {
+        ip(&format!("-n {} {arguments}", self.name))
+    }
+
+    /// Adds a cable between here and another namespace, with a device of these names at its ends.
+    pub(super) fn cable(&self, device: &str, other: &Self, device_there: &str) {
+        ip(&format!(
+            "link add {device} netns {} type veth peer name {device_there} netns {}",
+            self.name, other.name
+        ));
+    }
+
+    /// Whether an address is on a device here.
+    pub fn has(&self, address: IpAddr) -> bool {
+        !self.output(&format!("-o addr show to {address}")).is_empty()
+    }
+
+    /// Processes whose first thread is here.
+    pub fn processes(&self) -> Vec<Pid> {
+        let pids = ip(&format!("netns pids {}", self.name));
+        pids.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap())).collect()
     }
 
     /// The command that moves another command here.
@@ -134,8 +161,14 @@ impl Drop for Namespace {
     }
 }
 
-fn ip(arguments: &str) {
+/// Runs `ip`. Returns what it says.
+///
+/// # Panics
+///
+/// If it fails.
+pub fn ip(arguments: &str) -> String {
     let output = output_of(Command::new("ip").args(arguments.split_whitespace()));
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "ip {arguments}: {error}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }

@@ -2,12 +2,18 @@
 //! to put them into.
 
 pub mod behind;
+pub mod capture;
 mod clients;
 mod config;
+mod events;
+mod frozen;
 mod gateway;
 pub mod hello;
 pub mod lab;
+pub mod lan;
 mod noise;
+pub mod pair;
+pub mod routers;
 mod servers;
 pub mod tls;
 
@@ -22,6 +28,8 @@ pub use clients::{
     stays_silent, visit, visit_from,
 };
 pub use config::Config;
+pub use events::Events;
+pub use frozen::Frozen;
 pub use gateway::{Gateway, Launch, lockgate, output_of};
 pub use noise::Noise;
 pub use servers::{Http, Server};
