@@ -1,0 +1,26 @@
+//! The one clock of all that is measured: the kernel's wall clock, because that is what it stamps
+//! packets with.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A moment: time since 1970.
+pub type Stamp = Duration;
+
+/// The moment.
+pub fn now() -> Stamp {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// From one moment to another, in milliseconds; negative if they are the other way round.
+pub fn milliseconds(from: Stamp, to: Stamp) -> f64 {
+    1e3 * (to.as_secs_f64() - from.as_secs_f64())
+}
+
+/// The largest gap between two of these moments (in order) that ends after `zero`, if anything
+/// came before it and `end` stands for the end of observation.
+pub fn largest_gap(stamps: &[Stamp], zero: Stamp, end: Stamp) -> Option<Duration> {
+    let first = stamps.partition_point(|stamp| *stamp < zero).saturating_sub(1);
+    let after = &stamps[first..];
+    let last = end.saturating_sub(*after.last()?);
+    Some(after.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).fold(last, Duration::max))
+}
