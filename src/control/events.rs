@@ -3,7 +3,7 @@
 //! Events go to each listener through a bounded channel. One that does not read in time loses its
 //! stream, and nothing else happens: the gateway never waits for it.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use axum::body::Bytes;
 use serde_json::{Map, Value};
@@ -85,6 +85,26 @@ impl Events {
     /// Lets those that have gone away without a word be noticed.
     pub fn keep_alive(&mut self) {
         self.send(": \n\n".into());
+    }
+
+    /// Waits, for a moment at most, until those who read have what they were told.
+    pub async fn flush(&self) {
+        const STEP: Duration = Duration::from_millis(5);
+        const STEPS: u32 = 20;
+        let is_done = |listener: &mpsc::Sender<Bytes>| {
+            listener.is_closed() || listener.capacity() == listener.max_capacity()
+        };
+        if self.listeners.is_empty() {
+            return;
+        }
+        for _ in 0..STEPS {
+            let done = self.listeners.iter().all(is_done);
+            // Once more when all is taken: it has to be written as well.
+            tokio::time::sleep(STEP).await;
+            if done {
+                return;
+            }
+        }
     }
 
     fn send(&mut self, text: Bytes) {

@@ -170,6 +170,11 @@ impl Failover {
         }
     }
 
+    /// An event that has come already.
+    pub(super) fn try_event(&mut self) -> Option<Event> {
+        self.events.try_recv().ok()
+    }
+
     /// Gives all addresses away, for good. Takes a second at most.
     pub(super) fn stop(&mut self) {
         self.last = self.instances();

@@ -468,6 +468,11 @@ impl Control {
                 }
             }
         }
+        // What stopping has brought about is told before the end.
+        while let Some(event) = self.failover.try_event() {
+            self.failed_over(event);
+        }
+        self.events.flush().await;
         let cut = self.workers.crew.connections();
         self.workers.stop();
         self.admin.remove_socket();

@@ -97,6 +97,7 @@ fn every_change_is_an_event_with_its_cause_and_time() {
 
     gw2.signal(Signal::SIGTERM);
     events.await_event(&[("kind", "gateway"), ("to", "draining")]);
+    events.await_event(&[fields[0], fields[1], ("to", "init"), ("cause", "shutdown")]);
 }
 
 #[test]
