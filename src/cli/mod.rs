@@ -95,7 +95,7 @@ enum Command {
     },
     /// Remove floating addresses that a killed gateway left behind
     ///
-    /// For systemd's ExecStopPost, and for hands: those of [[vrrp]] in the configuration that a
+    /// For systemd's ExecStopPost, and for hands: those of the instances in the configuration that a
     /// gateway had added. An address that somebody else added stays.
     ReleaseVip(Source),
     /// What sees to it that addresses end with the gateway that has them
