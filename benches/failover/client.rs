@@ -21,7 +21,7 @@ use socket2::{Domain, Socket, Type};
 use crate::clock::{Stamp, now};
 use crate::network::{FLOATING, Space};
 use crate::stamped::Stamped;
-use crate::wire::{echo_request, is_echo_reply};
+use crate::wire::{echo_reply, echo_request};
 
 const PING_EVERY: Duration = Duration::from_millis(2);
 const CONNECT_EVERY: Duration = Duration::from_millis(5);
@@ -30,32 +30,66 @@ const GIVE_UP: Duration = Duration::from_millis(900);
 const PORT: u16 = 7000;
 const IDENTIFIER: u16 = 0x10c6;
 
-/// When answers came.
-#[derive(Default)]
-struct Answers(Mutex<Vec<Stamp>>);
+/// A question and its answer: when it was asked, and when it was answered, if it was.
+#[derive(Clone, Copy)]
+pub struct Asked {
+    pub at: Stamp,
+    pub answered: Option<Stamp>,
+}
 
-impl Answers {
-    fn push(&self, stamp: Stamp) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(stamp);
+/// All questions of a kind, in the order in which they were asked.
+#[derive(Default)]
+struct Questions(Mutex<Vec<Asked>>);
+
+impl Questions {
+    fn ask(&self) -> usize {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(Asked { at: now(), answered: None });
+        all.len() - 1
     }
 
-    fn since(&self, since: Stamp) -> Vec<Stamp> {
+    fn answer(&self, number: usize, stamp: Stamp) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(asked) = all.get_mut(number) {
+            asked.answered.get_or_insert(stamp);
+        }
+    }
+
+    fn since(&self, since: Stamp) -> Vec<Asked> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // The last before is the beginning of the first gap.
-        all[all.partition_point(|stamp| *stamp < since).saturating_sub(1)..].to_vec()
+        all[all.partition_point(|asked| asked.at < since)..].to_vec()
     }
 }
 
+/// The longest that anybody had to wait who began to ask at any of these moments and did not stop
+/// before there was an answer; `None` if there was none to the last of them, or nobody asked.
+///
+/// A client that had no core for a while, and did not ask, was not kept waiting.
+pub fn longest_wait(asked: &[Asked]) -> Option<Duration> {
+    let mut next: Option<Stamp> = None;
+    let mut longest = None;
+    for Asked { at, answered } in asked.iter().rev() {
+        next = match (next, *answered) {
+            (Some(next), Some(answered)) => Some(next.min(answered)),
+            (next, answered) => next.or(answered),
+        };
+        if let Some(next) = next {
+            longest = longest.max(Some(next.saturating_sub(*at)));
+        }
+    }
+    longest
+}
+
 pub struct Client {
-    pings: Arc<Answers>,
-    connections: Arc<Answers>,
+    pings: Arc<Questions>,
+    connections: Arc<Questions>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Client {
     pub fn start(space: &Space) -> io::Result<Self> {
-        let (pings, connections) = (Arc::<Answers>::default(), Arc::<Answers>::default());
+        let (pings, connections) = (Arc::<Questions>::default(), Arc::<Questions>::default());
         let stop = Arc::<AtomicBool>::default();
         let threads = space.run(|| {
             let icmp = Stamped::icmp(FLOATING)?;
@@ -72,13 +106,13 @@ impl Client {
         Ok(Self { pings, connections, stop, threads })
     }
 
-    /// When pings were answered, in order, with the last one before.
-    pub fn pings(&self, since: Stamp) -> Vec<Stamp> {
+    /// Pings since then.
+    pub fn pings(&self, since: Stamp) -> Vec<Asked> {
         self.pings.since(since)
     }
 
-    /// When connections were made, in order, with the last one before.
-    pub fn connections(&self, since: Stamp) -> Vec<Stamp> {
+    /// Attempts to connect since then.
+    pub fn connections(&self, since: Stamp) -> Vec<Asked> {
         self.connections.since(since)
     }
 }
@@ -103,21 +137,20 @@ fn next_tick(due: Stamp, every: Duration) -> Stamp {
     (due + every).max(now())
 }
 
-fn ping(icmp: &Stamped, answers: &Answers, stop: &AtomicBool) -> io::Result<()> {
+fn ping(icmp: &Stamped, answers: &Questions, stop: &AtomicBool) -> io::Result<()> {
     let mut buffer = [0; 256];
-    let mut sequence = 0_u16;
     let mut due = now();
     while !stop.load(Ordering::Relaxed) {
         icmp.wait(due.saturating_sub(now()))?;
         while let Some((stamp, length)) = icmp.receive(&mut buffer)? {
-            if is_echo_reply(&buffer[..length], IDENTIFIER) {
-                answers.push(stamp);
+            if let Some(sequence) = echo_reply(&buffer[..length], IDENTIFIER) {
+                answers.answer(sequence.into(), stamp);
             }
         }
         if now() >= due {
             due = next_tick(due, PING_EVERY);
-            sequence = sequence.wrapping_add(1);
-            let request = echo_request(IDENTIFIER, sequence);
+            // Two minutes of pings have numbers of their own, and no trial takes so long.
+            let request = echo_request(IDENTIFIER, answers.ask() as u16);
             // That the host is unreachable, say, is part of what is measured.
             let _ = send(icmp.as_fd().as_raw_fd(), &request, MsgFlags::MSG_DONTWAIT);
         }
@@ -125,19 +158,20 @@ fn ping(icmp: &Stamped, answers: &Answers, stop: &AtomicBool) -> io::Result<()> 
     Ok(())
 }
 
-fn connect(answers: &Answers, stop: &AtomicBool) -> io::Result<()> {
-    let mut trying: Vec<(Stamp, Socket)> = Vec::new();
+fn connect(answers: &Questions, stop: &AtomicBool) -> io::Result<()> {
+    let mut trying: Vec<(Stamp, usize, Socket)> = Vec::new();
     let mut due = now();
     while !stop.load(Ordering::Relaxed) {
         if now() >= due {
             due = next_tick(due, CONNECT_EVERY);
+            let number = answers.ask();
             if let Some(socket) = dial()? {
-                trying.push((now(), socket));
+                trying.push((now(), number, socket));
             }
         }
         let mut watched: Vec<_> = trying
             .iter()
-            .map(|(_, socket)| PollFd::new(socket.as_fd(), PollFlags::POLLOUT))
+            .map(|(_, _, socket)| PollFd::new(socket.as_fd(), PollFlags::POLLOUT))
             .collect();
         let rest = TimeSpec::from_duration(due.saturating_sub(now()));
         match ppoll(&mut watched, Some(rest), None) {
@@ -147,12 +181,12 @@ fn connect(answers: &Answers, stop: &AtomicBool) -> io::Result<()> {
         let stamp = now();
         let ready: Vec<bool> = watched.iter().map(|one| one.any().unwrap_or(false)).collect();
         let mut ready = ready.into_iter();
-        trying.retain(|(since, socket)| {
+        trying.retain(|(since, number, socket)| {
             if !ready.next().unwrap_or(false) {
                 return *since + GIVE_UP > stamp;
             }
             if matches!(socket.take_error(), Ok(None)) {
-                answers.push(stamp);
+                answers.answer(*number, stamp);
             }
             false
         });

@@ -15,12 +15,3 @@ pub fn now() -> Stamp {
 pub fn milliseconds(from: Stamp, to: Stamp) -> f64 {
     1e3 * (to.as_secs_f64() - from.as_secs_f64())
 }
-
-/// The largest gap between two of these moments (in order) that ends after `zero`, if anything
-/// came before it and `end` stands for the end of observation.
-pub fn largest_gap(stamps: &[Stamp], zero: Stamp, end: Stamp) -> Option<Duration> {
-    let first = stamps.partition_point(|stamp| *stamp < zero).saturating_sub(1);
-    let after = &stamps[first..];
-    let last = end.saturating_sub(*after.last()?);
-    Some(after.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).fold(last, Duration::max))
-}

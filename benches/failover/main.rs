@@ -18,7 +18,7 @@
 //!
 //! | row | what is done | what is measured |
 //! | --- | --- | --- |
-//! | `cut` | the master's port is disabled | hole: the longest time without an answer to a ping (one each 2 ms), and without a new TCP connection (one each 5 ms); the other's first advert and first gratuitous ARP, from time zero |
+//! | `cut` | the master's port is disabled | hole: the longest that a client had to wait for the answer to a ping (one each 2 ms), and for a new TCP connection (one each 5 ms), whenever it began; the other's first advert and first gratuitous ARP, from time zero |
 //! | `stop` | SIGTERM | the same |
 //! | `kill` | SIGKILL to the process that speaks VRRP: keepalived's child, lockgate itself | when the other answers ARP and the killed one does not any more, from time zero; how long both answered (a question each 5 ms); the holes |
 //! | `kill-all` | SIGKILL to all processes of the master, whatever guards it as well | the same |

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::clock::{Stamp, largest_gap, milliseconds, now};
+use crate::client::longest_wait;
+use crate::clock::{Stamp, milliseconds, now};
 use crate::network::Lan;
 use crate::options::Options;
 use crate::port::Port;
@@ -163,21 +164,25 @@ fn strike(site: &Site<'_>, which: Signal, victims: Victims) -> io::Result<Stamp>
     let victims = match victims {
         Victims::Main => vec![master.main()],
         Victims::Speaker => vec![master.speaker(site.subject)?],
-        Victims::All => master.all()?,
+        // Those that watch over others first, which were started last: they are to have no time to
+        // see what happens.
+        Victims::All => master.all()?.into_iter().rev().collect(),
     };
     let zero = now();
     signal(&victims, which)?;
     Ok(zero)
 }
 
-/// The largest times without an answer to a ping and without a new connection, of those that end
-/// after `zero`; infinite if there was no answer at the end.
+/// How long, at most, a client had to wait for the answer to a ping, and for a new connection, if it
+/// began after `zero`; infinite if there was no answer any more at the end.
 fn holes(site: &Site<'_>, zero: Stamp, end: Stamp) -> io::Result<[f64; 2]> {
     let client = site.client()?;
-    Ok([client.pings(zero), client.connections(zero)].map(|answers| {
-        let ended = answers.last().is_some_and(|last| *last + SILENT / 4 > end);
-        match largest_gap(&answers, zero, end) {
-            Some(gap) if ended => 1e3 * gap.as_secs_f64(),
+    Ok([client.pings(zero), client.connections(zero)].map(|asked| {
+        let last = asked.iter().filter_map(|asked| asked.answered).max();
+        match longest_wait(&asked) {
+            Some(wait) if last.is_some_and(|last| last + SILENT / 4 > end) => {
+                1e3 * wait.as_secs_f64()
+            }
             _ => f64::INFINITY,
         }
     }))
@@ -240,9 +245,10 @@ fn pause(site: &Site<'_>, port: &Port) -> io::Result<Values> {
     // An ARP entry that is wrong is looked into after five seconds or more, unless somebody mends
     // it: whoever is not served in the last second will not be for a while.
     let last = [site.client()?.pings(zero), site.client()?.connections(zero)];
-    let served = last
-        .iter()
-        .all(|answers| answers.last().is_some_and(|last| *last + Duration::from_secs(1) > end));
+    let served = last.iter().all(|asked| {
+        let last = asked.iter().filter_map(|asked| asked.answered).max();
+        last.is_some_and(|last| last + Duration::from_secs(1) > end)
+    });
     site.wake()?;
     Ok(vec![f64::from(u8::from(!served)), pings, connections])
 }

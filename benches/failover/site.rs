@@ -10,8 +10,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::client::{Acceptor, Client};
-use crate::clock::{Stamp, largest_gap, now};
+use crate::client::{Acceptor, Client, longest_wait};
+use crate::clock::{Stamp, now};
 use crate::network::{FLOATING, Lan};
 use crate::subject::{Node, Programs, Subject, signal};
 use crate::watcher::Watcher;
@@ -20,7 +20,7 @@ use crate::watcher::Watcher;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long all has to be well before a trial begins.
 const REST: Duration = Duration::from_millis(300);
-/// A gap between answers that is none.
+/// A wait for an answer that is none.
 const SERVED: Duration = Duration::from_millis(60);
 
 /// What a trial needs.
@@ -152,8 +152,11 @@ impl<'a> Site<'a> {
 /// Whether pings and connections have been answered all the time for so long.
 fn served(client: &Client, long: Duration) -> bool {
     let since = now().saturating_sub(long);
-    [client.pings(since), client.connections(since)].iter().all(|answers| {
-        answers.len() > 1 && largest_gap(answers, since, now()).is_some_and(|gap| gap < SERVED)
+    [client.pings(since), client.connections(since)].iter().all(|asked| {
+        // What was asked just now may be answered yet.
+        let last = asked.iter().rev().find_map(|asked| asked.answered);
+        last.is_some_and(|last| last + SERVED > now())
+            && longest_wait(asked).is_some_and(|wait| wait < SERVED)
     })
 }
 

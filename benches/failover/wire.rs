@@ -78,9 +78,12 @@ pub fn echo_request(identifier: u16, sequence: u16) -> [u8; 8] {
     packet
 }
 
-/// Whether an IPv4 packet is the answer to an echo request of ours.
-pub fn is_echo_reply(packet: &[u8], identifier: u16) -> bool {
-    let header = packet.first().map_or(0, |byte| usize::from(byte & 0x0f) * 4);
+/// The sequence number of the echo request of ours that an IPv4 packet answers.
+pub fn echo_reply(packet: &[u8], identifier: u16) -> Option<u16> {
+    let header = usize::from(packet.first()? & 0x0f) * 4;
     let [i, d] = identifier.to_be_bytes();
-    matches!(packet.get(header..), Some(&[0, 0, _, _, a, b, ..]) if (a, b) == (i, d))
+    match *packet.get(header..)? {
+        [0, 0, _, _, a, b, s, q, ..] if (a, b) == (i, d) => Some(u16::from_be_bytes([s, q])),
+        _ => None,
+    }
 }
