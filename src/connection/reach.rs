@@ -32,7 +32,7 @@ impl Session {
         pool: &Arc<Pool>,
         client: &Watched<TcpStream>,
         relay: &mut Relay,
-    ) -> Result<(Lease, Watched<TcpStream>, Option<ClientSession>), Reason> {
+    ) -> Result<(Lease, Watched<TcpStream>, Option<Box<ClientSession>>), Reason> {
         // Few ever try a second one, and all others would carry the room for it.
         let mut tried: Option<Box<Tried>> = None;
         let mut connecting = Duration::ZERO;
@@ -58,7 +58,8 @@ impl Session {
             if let (Ok(socket), Some(offer)) = (&connected, pool.tls.get(self.local.index)) {
                 let deadline = began + pool.connect_timeout;
                 match Box::pin(self.secure(socket, backend, offer, client, deadline)).await {
-                    Ok(session) => tls = Some(session),
+                    // Boxed: all others would carry the room for it.
+                    Ok(session) => tls = Some(Box::new(session)),
                     Err(error) => connected = Err(error),
                 }
             }
