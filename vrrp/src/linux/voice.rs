@@ -21,6 +21,9 @@ use crate::types::{Moment, Priority};
 /// Contention with a router is told no more often than this.
 const CONTENTION: Duration = Duration::from_secs(1);
 
+/// What a new master hears for so long is no contention: those that yield to it say so.
+const SETTLING: Duration = Duration::from_millis(500);
+
 /// What there is for one virtual router besides its state.
 struct Line {
     /// Its number, for keeper and guard.
@@ -165,7 +168,7 @@ impl Voice {
     ) {
         let contentions = router.counts().contentions;
         let line = self.line(router.id());
-        let more = contentions > line.contentions;
+        let more = contentions > line.contentions && now - router.since() >= SETTLING;
         line.contentions = contentions;
         if more && line.contention_told.is_none_or(|at| now - at >= CONTENTION) {
             line.contention_told = Some(now);
