@@ -128,7 +128,7 @@ impl Host {
     pub fn router(&self, arguments: &str) -> Router {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name]).arg(std::env::current_exe().unwrap());
-        command.args(["--exact", "process::router", "--ignored", "--nocapture"]);
+        command.args(["--exact", "process::router", "--nocapture"]);
         command.env(crate::process::ARGUMENTS, arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();

@@ -5,28 +5,49 @@
 mod example;
 
 use std::env;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// The router's arguments, separated by spaces.
 pub const ARGUMENTS: &str = "LOCKGATE_TEST_ROUTER";
 
-/// No test: the process that [`crate::lab::Host::router`] starts.
+/// Also the process that [`crate::lab::Host::router`] starts.
 #[test]
-#[ignore = "a process that other tests start"]
 fn router() {
-    let Ok(arguments) = env::var(ARGUMENTS) else { return };
+    let Ok(arguments) = env::var(ARGUMENTS) else {
+        for wrong in ["", "eth0 0 100 10ms 10.0.0.100/24", "eth0 51 100 10ms nowhere"] {
+            let wrong: Vec<_> = wrong.split_whitespace().map(str::to_owned).collect();
+            assert!(example::settings(&wrong).is_none(), "{wrong:?}");
+        }
+        return;
+    };
     let arguments: Vec<_> = arguments.split_whitespace().map(str::to_owned).collect();
-    let guard = ["--exact", "process::guard", "--ignored", "--nocapture"];
     let (settings, guarded) = example::settings(&arguments).unwrap();
-    let guard = guarded.then(|| guard.iter().map(Into::into).collect());
+    let guard = guarded.then(|| GUARD.iter().map(Into::into).collect());
     example::run(settings, guard).unwrap();
 }
 
-/// No test: the process that the router starts.
+const GUARD: [&str; 3] = ["--exact", "process::guard", "--nocapture"];
+
+/// Also the process that the router starts.
 #[test]
-#[ignore = "a process that other tests start"]
 fn guard() {
     if env::var(ARGUMENTS).is_ok() {
         lockgate_vrrp::linux::guard_main();
+        return;
+    }
+    // Started by nobody that it could guard, it ends.
+    let mut orphan = Command::new(env::current_exe().unwrap());
+    orphan.args(GUARD).env(ARGUMENTS, "").stdin(Stdio::null()).stdout(Stdio::null());
+    let mut orphan = orphan.spawn().unwrap();
+    let begun = Instant::now();
+    while orphan.try_wait().unwrap().is_none() {
+        if begun.elapsed() > Duration::from_secs(20) {
+            orphan.kill().unwrap();
+            panic!("it goes on");
+        }
+        thread::sleep(Duration::from_millis(20));
     }
 }
 
