@@ -337,8 +337,8 @@ impl Instance {
         if backup.ready.is_some() || now < deadline {
             return Actions::NONE;
         }
-        if now > deadline + backup.interval(&self.parameters).duration() {
-            // We were paused. Of a suspended machine nobody keeps the packets.
+        if backup.was_paused(&self.parameters, now) {
+            // Of a suspended machine nobody keeps the packets.
             (backup.since, backup.wait) = (now, Wait::Sign);
             self.state = State::Backup(backup);
             return Actions::NONE;

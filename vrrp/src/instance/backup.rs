@@ -57,9 +57,21 @@ impl Backup {
         let wait = match self.wait {
             Wait::Silence => interval.down(own.priority),
             Wait::Turn => interval.skew(own.priority),
-            Wait::Sign => Parameters::listening(interval),
+            Wait::Sign => Parameters::recovering(interval),
         };
         self.since + wait
+    }
+
+    /// Whether a timer that comes `now` shows that this host stood still. It may have missed more
+    /// than the little that shows, so what makes it wait is an eighth of an interval; what makes
+    /// it wait again has to be a whole one, or a busy host would wait for ever.
+    pub(super) fn was_paused(&self, own: &Parameters, now: Moment) -> bool {
+        let interval = self.interval(own).duration();
+        let late = match self.wait {
+            Wait::Silence => interval / 8,
+            Wait::Turn | Wait::Sign => interval,
+        };
+        now > self.deadline(own) + late
     }
 
     /// The master steps down.

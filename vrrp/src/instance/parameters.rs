@@ -56,4 +56,10 @@ impl Parameters {
     pub(super) fn listening(interval: Interval) -> Duration {
         interval.duration() * 3 / 2
     }
+
+    /// How long a backup that was paused waits for a sign of its master: longer than a master
+    /// listens, for the host that paused may have been the master's as well.
+    pub(super) fn recovering(interval: Interval) -> Duration {
+        interval.duration() * 2
+    }
 }

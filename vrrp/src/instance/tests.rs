@@ -191,6 +191,25 @@ fn an_owner_waits_for_nobody() {
 }
 
 #[test]
+fn a_backup_that_is_late_gives_the_master_time_for_a_sign_but_once() {
+    let (mut instance, _) = master(PARAMETERS);
+    let heard = at(1_000);
+    let _ = instance.handle(advert(HIGH, 200), heard);
+    let due = instance.poll_timeout().unwrap();
+    let almost = Duration::from_micros(12_500);
+    assert_eq!(instance.clone().handle(Input::Timer, due + almost).send, Some(Priority::DEFAULT));
+    let late = due + almost + Duration::from_nanos(1);
+    assert!(instance.handle(Input::Timer, late).is_none());
+    // As long as a master listens that stood still with us, and then some.
+    assert_eq!(instance.poll_timeout(), Some(late + ms(200)));
+    let mut saved = instance.clone();
+    assert!(saved.handle(advert(HIGH, 200), late + ms(150)).is_none());
+    assert_eq!(saved.role(), Role::Backup);
+    // Late again, as on a busy host: that is no reason to wait for ever.
+    assert_eq!(instance.handle(Input::Timer, late + ms(290)).send, Some(Priority::DEFAULT));
+}
+
+#[test]
 fn own_adverts_do_not_drift_and_come_in_no_burst() {
     let (mut instance, sent) = master(PARAMETERS);
     for late in [0, 30, 99, 0] {
