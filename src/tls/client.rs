@@ -185,13 +185,16 @@ fn config(
         .map_err(SetupError::refused)?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
-    Ok(match identity {
+    let mut config = match identity {
         Some(identity) => {
             let key = Arc::clone(identity.certified_key());
             builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key)))
         }
         None => builder.with_no_client_auth(),
-    })
+    };
+    // Nobody connects with this one; room for its sessions would never be used.
+    config.resumption = Resumption::disabled();
+    Ok(config)
 }
 
 /// Does the handshakes of health checks.
