@@ -6,7 +6,7 @@ use std::io;
 use std::time::SystemTime;
 
 use crate::config::plan::{Address, Node, Plan};
-use crate::control::{material, resolve};
+use crate::control::{material, resolve, room};
 use crate::{admin, socket};
 
 /// What the machine lacks, and what is worth knowing.
@@ -104,7 +104,7 @@ fn inspect_limits(plan: &Plan, found: &mut Findings) {
     match socket::raise_open_files() {
         Err(error) => found.fault("cannot raise RLIMIT_NOFILE".to_owned(), &error),
         Ok(open_files) => {
-            let room = super::room(plan, super::workers(plan).unwrap_or(1), open_files);
+            let room = room::room(plan, room::workers(plan).unwrap_or(1), open_files);
             match plan.runtime.max_connections {
                 Some(wanted) if wanted.get() > room => found.notes.push(format!(
                     "runtime.max_connections = {wanted}, but {open_files} open files have room for {room}"

@@ -10,6 +10,7 @@ use tokio::time::sleep;
 
 use super::summary::Summary;
 use super::*;
+use crate::socket;
 use crate::worker::CLOSING;
 
 /// Sockets that were opened for a publication: for each address one for each worker.
