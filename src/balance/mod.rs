@@ -425,4 +425,6 @@ impl<'a> Look<'a> {
 }
 
 #[cfg(test)]
+mod pictures;
+#[cfg(test)]
 mod tests;

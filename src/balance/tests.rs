@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn group(policy: Policy, seats: &[(u16, u32)]) -> Group {
+pub(super) fn group(policy: Policy, seats: &[(u16, u32)]) -> Group {
     let names: Vec<String> = (0..seats.len()).map(|n| format!("b{n}")).collect();
     let seats: Vec<Seat<'_>> = seats
         .iter()
@@ -24,7 +24,7 @@ fn equal(policy: Policy, count: usize) -> Group {
     group(policy, &vec![(100, 0); count])
 }
 
-fn request(entropy: u64) -> Request<'static> {
+pub(super) fn request(entropy: u64) -> Request<'static> {
     Request { client: mix(entropy), entropy, tried: &[] }
 }
 
