@@ -97,6 +97,8 @@ pub struct ListenerStats {
 pub struct BackendStats {
     /// Connections made.
     pub connections: Count,
+    /// Nanoseconds that they took to be made.
+    pub connect_nanoseconds: Count,
     /// Connections that could not be made, by [`ConnectFailure`].
     pub connect_failures: ByCase<{ ConnectFailure::ALL.len() }>,
     /// Bytes to the backend.
@@ -160,6 +162,22 @@ impl Reason {
         Self::TlsFailed,
         Self::BadClientHello,
     ];
+
+    /// Whether the connection was turned away before anybody served it, by us or for what the client
+    /// sent. One that no backend could be reached for has been tried.
+    pub fn is_refusal(self) -> bool {
+        match self {
+            Self::Closed
+            | Self::ClientReset
+            | Self::BackendReset
+            | Self::IdleTimeout
+            | Self::HalfCloseTimeout
+            | Self::ConnectFailed
+            | Self::Drained
+            | Self::ClientTimeout => false,
+            _ => true,
+        }
+    }
 
     /// The name in records and metrics.
     pub fn name(self) -> &'static str {

@@ -1,5 +1,7 @@
 //! What `GET /v1/status` answers and `lockgate status` prints.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// Everything there is to show of a gateway.
@@ -7,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub struct Status {
     /// Version of the running binary.
     pub version: String,
+    /// The process.
+    pub pid: u32,
     /// Seconds since the start.
     pub uptime_seconds: f64,
     /// Publications of a configuration since the start.
@@ -29,6 +33,70 @@ pub struct Status {
     pub vrrp: Vec<Instance>,
     /// Those in use, by listener and file.
     pub certificates: Vec<Certificate>,
+    /// What the process uses.
+    pub process: Process,
+    /// Reloads since the start.
+    pub reloads: Reloads,
+    /// Older processes that still serve the connections they had when this one took over, the
+    /// latest first.
+    pub previous: Vec<Previous>,
+    /// Who drains the node as a whole; `null` = nobody.
+    pub drain: Option<NodeDrain>,
+}
+
+/// What a process uses.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Process {
+    /// Files and sockets that are open.
+    pub open_files: u64,
+    /// How many may be (`RLIMIT_NOFILE`).
+    pub max_open_files: u64,
+    /// Memory in RAM, in bytes.
+    pub resident_bytes: u64,
+    /// Processor time so far, of all threads, user and system.
+    pub cpu_seconds: f64,
+}
+
+/// Reloads since the start.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Reloads {
+    /// Those taken over.
+    pub ok: u64,
+    /// Those refused.
+    pub failed: u64,
+    /// The last one.
+    pub last: Option<Reload>,
+}
+
+/// A reload.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Reload {
+    /// When (RFC 3339).
+    pub time: String,
+    /// `ok` or `failed`.
+    pub result: String,
+    /// What changed, or why nothing did.
+    pub text: String,
+}
+
+/// An older process that still serves connections.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Previous {
+    /// Its process id.
+    pub pid: u32,
+    /// Connections that it still has.
+    pub connections: u32,
+    /// For how long it has been draining.
+    pub since_seconds: f64,
+}
+
+/// A drain of the node as a whole.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct NodeDrain {
+    /// Who asked for it.
+    pub who: String,
+    /// Since when (RFC 3339).
+    pub since: String,
 }
 
 /// A VRRP instance.
@@ -64,6 +132,21 @@ pub struct Instance {
     pub transitions: u64,
     /// Adverts are sent by a thread with real-time priority.
     pub realtime: bool,
+    /// Other routers that were heard, each once, the last heard first.
+    pub heard: Vec<Heard>,
+}
+
+/// Another router of the same VRRP instance.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Heard {
+    /// Its address.
+    pub address: String,
+    /// The priority in its last advert.
+    pub priority: u8,
+    /// How long ago that was, in seconds.
+    pub ago_seconds: f64,
+    /// Adverts that were heard of it.
+    pub adverts: u64,
 }
 
 /// A certificate in use.
@@ -107,6 +190,17 @@ pub struct Listener {
     pub bytes_in: u64,
     /// Bytes to clients.
     pub bytes_out: u64,
+    /// Connections at once; 0 = no limit of its own.
+    pub max_connections: u32,
+    /// Connections that ended before they were served, for a reason that lies here or with the
+    /// client: refused, denied, limited, a failed handshake, no backend.
+    pub refused_total: u64,
+    /// Connections that have ended, by reason; those that never occurred are left out.
+    pub closed: BTreeMap<String, u64>,
+    /// TLS handshakes made.
+    pub handshakes_total: u64,
+    /// TLS handshakes that failed.
+    pub handshake_failures_total: u64,
 }
 
 /// A pool.
@@ -118,6 +212,10 @@ pub struct Pool {
     pub balance: String,
     /// Connections that wait for a backend.
     pub queue: usize,
+    /// Further backends that were tried after a failed connect.
+    pub retries_total: u64,
+    /// Whether a connection would find a backend.
+    pub usable: bool,
     /// In the order of the file.
     pub backends: Vec<Backend>,
 }
@@ -155,4 +253,38 @@ pub struct Backend {
     pub bytes_in: u64,
     /// Bytes from it.
     pub bytes_out: u64,
+    /// Time that the connections made took to be made, in sum.
+    pub connect_seconds_total: f64,
+    /// Age of the oldest connection, in seconds; `null` if there is none.
+    pub oldest_seconds: Option<f64>,
+    /// The last active check; `null` if none has ended.
+    pub check: Option<Check>,
+    /// What an operator has set, and not undone; `null` = nothing.
+    pub set: Option<Set>,
+}
+
+/// An active check.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Check {
+    /// `ok` or `failed`.
+    pub result: String,
+    /// Why it failed; empty if it did not.
+    pub text: String,
+    /// How long it took.
+    pub seconds: f64,
+    /// How long ago it ended.
+    pub ago_seconds: f64,
+}
+
+/// A live change by an operator.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Set {
+    /// `draining` or `disabled`; `null` = enabled.
+    pub state: Option<String>,
+    /// Instead of the weight in the file; `null` = that.
+    pub weight: Option<u16>,
+    /// Who set it last.
+    pub by: String,
+    /// When (RFC 3339).
+    pub since: String,
 }

@@ -70,6 +70,7 @@ impl Session {
             let failure = match connected {
                 Ok(backend) => {
                     stats.connections.add(1);
+                    stats.connect_nanoseconds.add(took.as_nanos() as u64);
                     pool.connect_seconds.record(took);
                     return Ok((lease, backend, tls));
                 }

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::mpsc;
@@ -69,7 +69,20 @@ pub struct Member {
     pub plan: plan::Backend,
     /// Active checks so far: passed, failed.
     pub checks: (u64, u64),
+    /// The last of them.
+    pub last_check: Option<LastCheck>,
     series: BackendSeries,
+}
+
+/// An active check that has ended.
+#[derive(Clone, Debug)]
+pub struct LastCheck {
+    /// When.
+    pub ended: Instant,
+    /// How long it took.
+    pub took: Duration,
+    /// Why it failed, if it did.
+    pub failure: Option<String>,
 }
 
 /// The means that a compilation needs beside the plan.
@@ -440,7 +453,7 @@ impl Member {
         *next_id += 1;
         slots.owners[usize::from(slot)] = Arc::downgrade(&backend);
         let series = BackendSeries::new(means.registry, &backend);
-        Self { backend, plan: plan.clone(), checks: (0, 0), series }
+        Self { backend, plan: plan.clone(), checks: (0, 0), last_check: None, series }
     }
 
     /// Carries its counts over a last time.

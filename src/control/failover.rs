@@ -326,6 +326,7 @@ fn instance(status: &linux::Status) -> status::Instance {
         since_seconds: since.as_secs_f64(),
         transitions: status.transitions,
         realtime: status.realtime,
+        heard: Vec::new(),
     }
 }
 

@@ -14,6 +14,7 @@ pub mod material;
 pub mod node;
 pub mod preflight;
 mod probe;
+mod process;
 mod pulse;
 mod reload;
 mod resolve;
@@ -131,7 +132,7 @@ struct Control {
     registry: Registry,
     process: metrics_process::Collector,
     series: Series,
-    reloads: (u64, u64),
+    reloads: status::Reloads,
     began: Instant,
     /// Addresses that were removed, and until when workers may still accept from them.
     closing: HashMap<SocketAddr, Instant>,
@@ -182,6 +183,7 @@ struct Senders {
 struct Checked {
     backend: u64,
     began: Instant,
+    ended: Instant,
     result: Result<(), String>,
 }
 

@@ -43,7 +43,7 @@ impl Control {
     pub(super) async fn reload(&mut self) {
         match self.try_reload().await {
             Ok(summary) => {
-                self.reloads.0 += 1;
+                self.note_reload(true, summary.to_string());
                 let generation = self.world.snapshot.generation;
                 tracing::info!(generation, "reloaded: {summary}");
                 let fields = [
@@ -54,7 +54,7 @@ impl Control {
                 self.events.tell(Kind::Reload, SystemTime::now(), &fields);
             }
             Err(failure) => {
-                self.reloads.1 += 1;
+                self.note_reload(false, failure.to_string());
                 tracing::error!("reload refused, the running configuration stays: {failure}");
                 let fields = [
                     ("result", "failed".into()),
@@ -64,6 +64,16 @@ impl Control {
                 self.events.tell(Kind::Reload, SystemTime::now(), &fields);
             }
         }
+    }
+
+    fn note_reload(&mut self, is_ok: bool, text: String) {
+        let count = if is_ok { &mut self.reloads.ok } else { &mut self.reloads.failed };
+        *count += 1;
+        self.reloads.last = Some(status::Reload {
+            time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            result: if is_ok { "ok" } else { "failed" }.to_owned(),
+            text,
+        });
     }
 
     async fn try_reload(&mut self) -> Result<Summary, Failure> {

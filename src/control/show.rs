@@ -1,7 +1,7 @@
 //! Answers to what people and programs ask of the running gateway.
 
 use super::*;
-use crate::stats::ConnectFailure;
+use crate::stats::{ConnectFailure, Handshake, HandshakeFailure, Reason};
 use crate::tls::certificate::Certificate;
 
 impl Control {
@@ -24,8 +24,8 @@ impl Control {
     pub(super) fn carry_over(&mut self) {
         self.world.follow();
         self.failover.follow(&self.registry);
-        self.series.reloads_ok.follow(self.reloads.0);
-        self.series.reloads_failed.follow(self.reloads.1);
+        self.series.reloads_ok.follow(self.reloads.ok);
+        self.series.reloads_failed.follow(self.reloads.failed);
         self.series.dropped.follow(self.output.dropped());
         self.series.renewals_ok.follow(self.material.renewals.0);
         self.series.renewals_failed.follow(self.material.renewals.1);
@@ -93,6 +93,7 @@ impl Control {
         let workers = crew.connections_by_worker();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
             uptime_seconds: self.began.elapsed().as_secs_f64(),
             generation: self.world.snapshot.generation,
             node: self.node.as_ref().map(|node| node.name.clone()),
@@ -111,12 +112,21 @@ impl Control {
             pools: self.world.pools.iter().zip(&self.world.plan.pools).map(pool).collect(),
             vrrp: self.failover.instances(),
             certificates: self.certificates(),
+            process: process::usage(),
+            reloads: self.reloads.clone(),
+            previous: Vec::new(),
+            drain: None,
         }
     }
 }
 
 fn listener(listener: &crate::snapshot::Listener, plan: &plan::Listener) -> status::Listener {
     let stats = &listener.meters.stats;
+    let closed = Reason::ALL.map(|reason| (reason, stats.sum(|s| s.closed.of(reason as usize))));
+    let refused = closed.iter().filter(|(reason, _)| reason.is_refusal());
+    let handshakes = (0..Handshake::ALL.len()).map(|case| stats.sum(|s| s.handshakes.of(case)));
+    let failures =
+        (0..HandshakeFailure::ALL.len()).map(|case| stats.sum(|s| s.handshake_failures.of(case)));
     status::Listener {
         name: listener.name.to_string(),
         bind: listener.bind.iter().map(ToString::to_string).collect(),
@@ -126,6 +136,15 @@ fn listener(listener: &crate::snapshot::Listener, plan: &plan::Listener) -> stat
         connections_total: stats.sum(|s| &s.opened),
         bytes_in: stats.sum(|s| &s.bytes_in),
         bytes_out: stats.sum(|s| &s.bytes_out),
+        max_connections: listener.max_connections,
+        refused_total: refused.map(|(_, count)| count).sum(),
+        closed: closed
+            .iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(reason, count)| (reason.name().to_owned(), *count))
+            .collect(),
+        handshakes_total: handshakes.sum(),
+        handshake_failures_total: failures.sum(),
     }
 }
 
@@ -134,6 +153,8 @@ fn pool((ours, plan): (&compile::Ours, &plan::Pool)) -> status::Pool {
         name: ours.pool.name.to_string(),
         balance: plan.balance.name().to_owned(),
         queue: ours.pool.queue.depth(),
+        retries_total: ours.pool.stats.sum(|s| &s.retries),
+        usable: ours.pool.is_usable(),
         backends: ours
             .members
             .iter()
@@ -162,9 +183,25 @@ fn pool((ours, plan): (&compile::Ours, &plan::Pool)) -> status::Pool {
                     connect_failures_total: (0..ConnectFailure::ALL.len()).map(failures).sum(),
                     bytes_in: backend.stats.sum(|s| &s.bytes_in),
                     bytes_out: backend.stats.sum(|s| &s.bytes_out),
+                    connect_seconds_total: Duration::from_nanos(
+                        backend.stats.sum(|s| &s.connect_nanoseconds),
+                    )
+                    .as_secs_f64(),
+                    oldest_seconds: None,
+                    check: member.last_check.as_ref().map(check),
+                    set: None,
                 }
             })
             .collect(),
+    }
+}
+
+fn check(last: &compile::LastCheck) -> status::Check {
+    status::Check {
+        result: if last.failure.is_none() { "ok" } else { "failed" }.to_owned(),
+        text: last.failure.clone().unwrap_or_default(),
+        seconds: last.took.as_secs_f64(),
+        ago_seconds: last.ended.elapsed().as_secs_f64(),
     }
 }
 

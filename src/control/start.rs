@@ -92,7 +92,7 @@ impl Control {
             registry,
             process,
             series,
-            reloads: (0, 0),
+            reloads: status::Reloads::default(),
             began,
             closing: HashMap::new(),
             started,

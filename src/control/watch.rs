@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
+use super::compile::LastCheck;
 use super::*;
 
 /// What is done about the backends.
@@ -150,15 +151,16 @@ impl Control {
                 let _permit = permits.acquire_owned().await;
                 let began = Instant::now();
                 let result = probe.check(address, &named).await;
+                let ended = Instant::now();
                 // When nobody listens any more, the gateway has stopped.
-                let _ = results.send(Checked { backend: id, began, result });
+                let _ = results.send(Checked { backend: id, began, ended, result });
             });
         }
     }
 
     /// A check has ended: what it says, and when the next one is.
     pub(super) fn checked(&mut self, checked: Checked) {
-        let Checked { backend: id, began, result } = checked;
+        let Checked { backend: id, began, ended, result } = checked;
         self.watch.checking.remove(&id);
         let Some(&(pool, index)) = self.watch.places.get(&id) else {
             return;
@@ -166,7 +168,10 @@ impl Control {
         self.watch.last.insert(id, began);
         let ours = &mut self.world.pools[pool];
         let first = !ours.ward.members()[index].is_settled();
-        let checks = &mut ours.members[index].checks;
+        let member = &mut ours.members[index];
+        let failure = result.as_ref().err().cloned();
+        member.last_check = Some(LastCheck { ended, took: ended - began, failure });
+        let checks = &mut member.checks;
         let event = match result {
             Ok(()) => {
                 checks.0 += 1;
