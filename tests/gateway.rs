@@ -23,6 +23,7 @@ mod harness;
 
 mod balancing;
 mod demo;
+mod ecmp;
 mod errors;
 mod failover;
 mod health;
