@@ -151,6 +151,7 @@ pub fn run(mut settings: Settings, guard: Option<Vec<OsString>>) -> Result<(), l
             false => Err("told so".to_owned()),
         }),
         events: Arc::new(|event| say(&describe(&event))),
+        confine: None,
     };
     let vrrp = linux::start(vec![settings.clone()], options)?;
     say(&format!("started {}", std::process::id()));

@@ -19,11 +19,13 @@ use core::net::IpAddr;
 use crate::types::{Interval, Moment, Priority, Version};
 
 mod backup;
+mod course;
 mod master;
 mod parameters;
 mod words;
 
 use backup::{Backup, Wait};
+pub use course::{Awaits, Course};
 use master::Master;
 pub use parameters::Parameters;
 pub use words::{Cause, Role, Transition};
@@ -60,6 +62,9 @@ pub enum Input {
     Lead,
     /// None of its group is to be master.
     Yield,
+    /// Whoever else is there is to be master. The addresses stay until somebody is: nobody may be
+    /// there.
+    Offer,
 }
 
 /// What is to be done, in this order.
@@ -91,6 +96,8 @@ pub struct Instance {
     /// The primary address; known in each state but `Init` and `Stopped`, if not there.
     source: Option<IpAddr>,
     state: State,
+    /// It listens for who takes what it has offered.
+    offering: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,8 +107,8 @@ enum State {
     /// It never runs again.
     Stopped,
     Backup(Backup),
-    /// To the world outside a master: it was paused, and is silent until then to hear whether it
-    /// has a successor.
+    /// To the world outside a master: it was paused, or has offered the addresses, and is silent
+    /// until then to hear whether it has a successor.
     Listening(Moment),
     Master(Master),
 }
@@ -109,7 +116,7 @@ enum State {
 impl Instance {
     /// A virtual router that has yet to be told that it is [`Input::Able`].
     pub const fn new(parameters: Parameters) -> Self {
-        Self { parameters, source: None, state: State::Init(Cause::Startup) }
+        Self { parameters, source: None, state: State::Init(Cause::Startup), offering: false }
     }
 
     /// What it goes by.
@@ -156,9 +163,10 @@ impl Instance {
     }
 
     /// Until when nobody else takes over, whatever becomes of us: `None` unless it is master and
-    /// has lately said so.
+    /// has lately said so. Who offers the addresses has them until then, or until somebody takes them.
     pub fn good_until(&self) -> Option<Moment> {
         match self.state {
+            State::Listening(until) if self.offering => Some(until),
             State::Init(_) | State::Stopped | State::Backup(_) | State::Listening(_) => None,
             State::Master(master) => Some(master.good_until(self.parameters.interval)),
         }
@@ -178,10 +186,15 @@ impl Instance {
                 | Input::Advert { .. }
                 | Input::Reconfigure { .. }
                 | Input::Lead
-                | Input::Yield,
+                | Input::Yield
+                | Input::Offer,
             )
-            | (State::Init(_), Input::Timer | Input::Advert { .. } | Input::Lead | Input::Yield)
-            | (State::Backup(_), Input::Yield)
+            | (
+                State::Init(_),
+                Input::Timer | Input::Advert { .. } | Input::Lead | Input::Yield | Input::Offer,
+            )
+            | (State::Backup(_), Input::Yield | Input::Offer)
+            | (State::Listening(_), Input::Offer)
             | (State::Listening(_) | State::Master(_), Input::Lead) => Actions::NONE,
 
             (State::Init(cause), Input::Able(source)) => {
@@ -250,7 +263,8 @@ impl Instance {
                     return Actions::NONE;
                 }
                 // Whatever its priority: it has become master meanwhile, and clients know it.
-                self.concede(from, priority, interval, Cause::Paused, now)
+                let cause = if self.offering { Cause::HandedOver } else { Cause::Paused };
+                self.concede(from, priority, interval, cause, now)
             }
             (State::Master(mut master), Input::Advert { from, priority, interval }) => {
                 let tie_is_lost = priority == own.priority && Some(from) > self.source;
@@ -303,6 +317,12 @@ impl Instance {
             (State::Backup(backup), Input::Lead) => {
                 self.lead(backup.ready.unwrap_or(Cause::Group), now)
             }
+            (State::Master(_), Input::Offer) => {
+                self.state = State::Listening(now + Parameters::offering(own.interval));
+                self.offering = true;
+                Actions { send: Some(Priority::RELEASE), ..Actions::NONE }
+            }
+
             (State::Listening(_) | State::Master(_), Input::Yield) => {
                 let actions = self.follow(Backup::new(now), Cause::Group);
                 Actions { send: Some(Priority::RELEASE), ..actions }
@@ -317,6 +337,7 @@ impl Instance {
         let listen = now + Parameters::listening(interval);
         match self.state {
             State::Master(master) if now > master.good_until(interval) => {
+                self.offering = false;
                 self.state = State::Listening(listen);
             }
             // Paused again.

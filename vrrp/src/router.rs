@@ -18,7 +18,7 @@ mod counts;
 mod virtual_router;
 
 pub use counts::{Counts, RejectedCounts};
-pub use virtual_router::{Obstacle, VirtualRouter};
+pub use virtual_router::{Inheritance, Obstacle, Other, VirtualRouter};
 
 /// Identity of a virtual router, for as long as the [`Router`] lives: none is used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -196,11 +196,42 @@ impl Router {
         }
     }
 
+    /// Has a virtual router, and its group, offer their addresses to whoever is there: priority 0 is
+    /// sent, and the addresses stay until another router speaks. If none does, all goes on as before.
+    pub fn offer(&mut self, id: InstanceId, now: Moment, sink: &mut Sink<'_>) {
+        let Some(index) = self.find(id) else { return };
+        for other in 0..self.routers.len() {
+            if self.are_companions(index, other) {
+                self.routers[other].handle(Input::Offer, now, sink);
+            }
+        }
+    }
+
     /// The peers that are not on the link of the interface, so that their TTL says nothing.
     pub fn set_routed_peers(&mut self, id: InstanceId, peers: Vec<IpAddr>) {
         if let Some(index) = self.find(id) {
             self.routers[index].set_routed_peers(peers);
         }
+    }
+
+    /// Goes on where another process of this host was: with these virtual routers as they were, with
+    /// all others from the beginning. Nothing has been done with any until now, as
+    /// [`Obstacle::Predecessor`] was there.
+    pub fn take_up(
+        &mut self,
+        inheritances: Vec<(InstanceId, Inheritance)>,
+        now: Moment,
+        sink: &mut Sink<'_>,
+    ) {
+        for router in &mut self.routers {
+            router.set_obstacle(Obstacle::Predecessor, false);
+        }
+        for (id, inheritance) in inheritances {
+            if let Some(index) = self.find(id) {
+                self.routers[index].take_up(inheritance, now, sink);
+            }
+        }
+        self.settle_all(now, sink);
     }
 
     /// Stops all of them, for good.

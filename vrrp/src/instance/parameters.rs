@@ -57,6 +57,12 @@ impl Parameters {
         interval.duration() * 3 / 2
     }
 
+    /// How long one who has offered the addresses listens for who takes them. A backup takes its turn
+    /// within an interval, and is heard then; the rest is for hosts that are busy.
+    pub(super) fn offering(interval: Interval) -> Duration {
+        interval.duration() + interval.duration().max(Duration::from_millis(300))
+    }
+
     /// How long a backup that was paused waits for a sign of its master: longer than a master
     /// listens, for the host that paused may have been the master's as well.
     pub(super) fn recovering(interval: Interval) -> Duration {

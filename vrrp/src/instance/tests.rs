@@ -368,3 +368,32 @@ fn a_group_leads_when_it_is_told_to() {
     let transition = owner.handle(Input::Lead, at(1)).transition.unwrap();
     assert_eq!(transition.cause, Cause::Owner);
 }
+
+#[test]
+fn who_offers_the_addresses_keeps_them_until_somebody_takes_them() {
+    let (mut instance, now) = master(PARAMETERS);
+    let actions = instance.handle(Input::Offer, now);
+    assert_eq!(actions, Actions { send: Some(Priority::RELEASE), ..Actions::NONE });
+    assert_eq!(instance.role(), Role::Master);
+    assert_eq!(instance.good_until(), instance.poll_timeout(), "they may stay that long");
+    assert!(instance.handle(Input::Offer, now).is_none(), "once is enough");
+
+    // Nobody is there: it goes on as if nothing had been.
+    let mut alone = instance.clone();
+    let resumed = alone.poll_timeout().unwrap();
+    let actions = alone.handle(Input::Timer, resumed);
+    assert_eq!((actions.send, actions.transition), (Some(Priority::DEFAULT), None));
+    assert!(actions.announce);
+
+    // Somebody of whatever priority: the addresses are theirs.
+    let actions = instance.handle(advert(HIGH, 50), now + ms(60));
+    let transition = actions.transition.unwrap();
+    assert_eq!((transition.to, transition.cause), (Role::Backup, Cause::HandedOver));
+    assert!(actions.send.unwrap() < Priority::new(50));
+    assert!(instance.handle(Input::Offer, now + ms(70)).is_none(), "a backup has nothing to offer");
+
+    // A pause later is told as one.
+    let (mut paused, now) = listening(PARAMETERS);
+    let transition = paused.handle(advert(LOW, 50), now + ms(1)).transition.unwrap();
+    assert_eq!(transition.cause, Cause::Paused);
+}

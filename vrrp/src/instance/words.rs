@@ -67,9 +67,32 @@ pub enum Cause {
     Paused,
     /// Another virtual router of its group changed.
     Group,
+    /// It offered the addresses, and another router took them.
+    HandedOver,
 }
 
 impl Cause {
+    /// All there are.
+    pub const ALL: [Self; 17] = [
+        Self::Startup,
+        Self::Owner,
+        Self::Shutdown,
+        Self::HigherPriority,
+        Self::MasterTimeout,
+        Self::MasterReleased,
+        Self::Preempt,
+        Self::InterfaceDown,
+        Self::InterfaceUp,
+        Self::NoAddress,
+        Self::Address,
+        Self::TrackedInterfaceDown,
+        Self::TrackedInterfaceUp,
+        Self::ServiceDown,
+        Self::ServiceUp,
+        Self::Paused,
+        Self::Group,
+    ];
+
     /// The name, in snake case.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -90,6 +113,7 @@ impl Cause {
             Self::ServiceUp => "service_up",
             Self::Paused => "paused",
             Self::Group => "group",
+            Self::HandedOver => "handed_over",
         }
     }
 
@@ -112,7 +136,8 @@ impl Cause {
             | Self::TrackedInterfaceUp
             | Self::ServiceUp
             | Self::Paused
-            | Self::Group => self,
+            | Self::Group
+            | Self::HandedOver => self,
         }
     }
 }

@@ -17,12 +17,14 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 use super::ears::{self, Ears};
 use super::events::{Entry, Outbox};
 use super::lease::Order;
+use super::legacy::{Share, identity};
 use super::links::{Interface, Interfaces};
 use super::report::{self, Report};
 use super::thread::{self, Queue};
 use super::vmac::Wanted;
 use super::voice::Voice;
 use super::{Service, sys};
+use crate::instance::Role;
 use crate::router::{Change, InstanceId, Obstacle, Router, VirtualRouter};
 use crate::settings::{self, Settings};
 use crate::types::Moment;
@@ -57,10 +59,21 @@ pub enum Command {
         /// What it adds.
         weight: i16,
     },
+    /// The virtual router of this name offers its addresses.
+    Offer(String),
     /// Where to say what is the case.
     Status(SyncSender<Report>),
-    /// The end, and where to say that it has come.
-    Stop(SyncSender<()>),
+    /// A process before has let go of these. Where to say that they are taken up.
+    Adopt(Vec<Share>, SyncSender<()>),
+    /// Another process takes up the virtual routers of these identities; all others are given up.
+    /// Where to say how far they are.
+    LetGo(Vec<String>, SyncSender<Vec<Share>>),
+    /// It does not after all.
+    TakeBack,
+    /// The end, and where to say what was the case.
+    Stop(SyncSender<Report>),
+    /// The end; another process goes on.
+    Leave,
 }
 
 /// What the driver shares with others.
@@ -93,12 +106,15 @@ pub struct Driver {
     buffer: Vec<u8>,
     trouble: Option<String>,
     realtime: bool,
+    /// Another process has it all, or is about to; these were our settings.
+    away: Option<Vec<Settings>>,
     /// Something could not be done, and is tried again then.
     retry_at: Option<Moment>,
 }
 
 impl Driver {
-    /// A driver with these settings, which have been checked.
+    /// A driver with these settings, which have been checked. `waits`: for a process before, which
+    /// has yet to let go.
     ///
     /// # Errors
     ///
@@ -107,6 +123,7 @@ impl Driver {
         shared: Shared,
         settings: Vec<Settings>,
         interfaces: Interfaces,
+        waits: bool,
     ) -> Result<Self, super::Error> {
         let open = |source: io::Error| super::Error::System { what: "wait for events", source };
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|e| open(e.into()))?;
@@ -132,15 +149,24 @@ impl Driver {
             buffer: vec![0; BUFFER],
             trouble: None,
             realtime: false,
+            away: None,
             retry_at: None,
         };
-        driver.reconfigure(settings, thread::now())?;
+        let now = thread::now();
+        driver.reconfigure(settings, now)?;
+        if waits {
+            driver.for_each(|router, voice, id| {
+                let mut act = |router: &VirtualRouter, actions| voice.act(router, actions);
+                router.set_obstacle(id, Obstacle::Predecessor, true, now, &mut act);
+            });
+        }
         Ok(driver)
     }
 
-    /// The body of the thread.
-    pub fn run(mut self) {
-        self.realtime = match sys::set_realtime(PRIORITY) {
+    /// The body of the thread. `confine` takes away what it needs no longer, once it has real-time
+    /// priority.
+    pub fn run(mut self, confine: impl FnOnce()) {
+        self.realtime = match sys::set_realtime(PRIORITY, false) {
             Ok(()) => true,
             Err(error) => {
                 let line = format!(
@@ -151,6 +177,7 @@ impl Driver {
                 false
             }
         };
+        confine();
         let now = thread::now();
         self.look_at_service(now);
         self.apply_interfaces(now);
@@ -174,27 +201,38 @@ impl Driver {
                 self.drain(event.data());
             }
             let now = thread::now();
-            self.look_at_service(now);
-            let Self { router, voice, .. } = &mut self;
-            router.tick(now, &mut |router, actions| voice.act(router, actions));
-            // Each turn, since one that found a queue busy is not told again.
-            self.take_interfaces(now);
-            if self.retry_at.is_some_and(|at| at <= now) {
-                self.apply_interfaces(now);
+            if self.away.is_none() {
+                self.turn(now);
             }
             if self.take_commands() {
                 return;
             }
-            for router in self.router.iter() {
-                self.voice.publish(router);
+            if self.away.is_none() {
+                for router in self.router.iter() {
+                    self.voice.publish(router);
+                }
             }
+        }
+    }
+
+    /// What is due.
+    fn turn(&mut self, now: Moment) {
+        self.look_at_service(now);
+        let Self { router, voice, .. } = self;
+        router.tick(now, &mut |router, actions| voice.act(router, actions));
+        // Each turn, since one that found a queue busy is not told again.
+        self.take_interfaces(now);
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.apply_interfaces(now);
         }
     }
 
     fn set_timer(&self, now: Moment) {
         let mut at = now + PULSE;
-        for other in [self.router.poll_timeout(), self.retry_at].into_iter().flatten() {
-            at = at.min(other);
+        if self.away.is_none() {
+            for other in [self.router.poll_timeout(), self.retry_at].into_iter().flatten() {
+                at = at.min(other);
+            }
         }
         // A timer of zero would be none at all.
         let at = at.since_beginning().max(Duration::from_nanos(1));
@@ -206,7 +244,7 @@ impl Driver {
     }
 
     fn drain(&mut self, token: u64) {
-        let Self { router, voice, ears, buffer, .. } = self;
+        let Self { router, voice, ears, buffer, away, .. } = self;
         let Some(listening) = ears.get(token) else { return };
         for _ in 0..DRAIN {
             let packet = match listening.receiver.next(buffer) {
@@ -215,6 +253,10 @@ impl Driver {
                 // The interface went down. The monitor of links tells in a moment.
                 Err(_) => return,
             };
+            // It is for the other process, which hears it too.
+            if away.is_some() {
+                continue;
+            }
             let now = thread::now();
             let heard =
                 router.receive(&listening.interface, &packet, now, &mut |router, actions| {
@@ -340,6 +382,73 @@ impl Driver {
         Ok(())
     }
 
+    /// A process before has let go: goes on with what it had, at once.
+    fn adopt(&mut self, shares: &[Share], now: Moment) {
+        let mut inheritances = Vec::new();
+        let mut addresses = Vec::new();
+        for router in self.router.iter() {
+            let settings = router.settings();
+            let own = identity(settings);
+            if let Some(share) = shares.iter().find(|share| share.identity == own) {
+                inheritances.push((router.id(), share.inheritance(settings)));
+                addresses.push((router.id(), share));
+            }
+        }
+        let Self { router, voice, .. } = self;
+        router.take_up(inheritances, now, &mut |router, actions| voice.act(router, actions));
+        for router in self.router.iter() {
+            self.voice.publish(router);
+            // With farewells of the form that peers understand.
+            self.voice.tell_keeper(router);
+        }
+        // Only now, when leases say whose they are: the keeper deletes what nobody wants.
+        for (id, share) in addresses.into_iter().filter(|(_, share)| !share.addresses.is_empty()) {
+            self.voice.adopt(id, share.index, share.addresses().collect());
+        }
+    }
+
+    /// Another process takes up the virtual routers of these identities: from now on nothing is
+    /// sent, and their addresses are left alone.
+    fn let_go(&mut self, wanted: &[String], now: Moment) -> Vec<Share> {
+        let all: Vec<_> = self.router.iter().map(|router| router.settings().clone()).collect();
+        let stay = |settings: &&Settings| wanted.contains(&identity(settings));
+        let staying: Vec<_> = all.iter().filter(stay).cloned().collect();
+        if staying.len() < all.len()
+            && let Err(error) = self.reconfigure(staying, now)
+        {
+            // A part of what was right is right.
+            self.shared.outbox.put_entry(Entry::Warning(error.to_string()));
+        }
+        self.away = Some(all);
+        self.tell_keeper(Order::Suspend);
+        let share = |router: &VirtualRouter| {
+            let inheritance = router.bequeath();
+            let is_master = inheritance.course.role == Role::Master;
+            let (index, addresses) = self.voice.has(router);
+            let addresses = addresses.into_iter().filter(|_| is_master);
+            Share::of(router.settings(), &inheritance, index, addresses)
+        };
+        self.router.iter().map(share).collect()
+    }
+
+    /// The other process does not go on: this one does. If too much time has passed, virtual routers
+    /// notice, and listen first.
+    fn take_back(&mut self, now: Moment) {
+        let Some(settings) = self.away.take() else { return };
+        self.tell_keeper(Order::Resume);
+        if let Err(error) = self.reconfigure(settings, now) {
+            self.shared.outbox.put_entry(Entry::Warning(error.to_string()));
+        }
+        self.apply_interfaces(now);
+    }
+
+    fn tell_keeper(&self, order: Order) {
+        if self.shared.orders.push(order).is_err() {
+            let line = "the keeper of addresses does not take orders".to_owned();
+            self.shared.outbox.put_entry(Entry::Warning(line));
+        }
+    }
+
     /// Whether this is the end.
     fn take_commands(&mut self) -> bool {
         self.shared.commands.wake().quiet();
@@ -362,6 +471,14 @@ impl Driver {
                         router.track(id, &name, weight, now, &mut act);
                     }
                 }
+                Command::Offer(instance) => {
+                    let Self { router, voice, .. } = self;
+                    let found = router.iter().find(|router| router.settings().name == instance);
+                    if let Some(id) = found.map(VirtualRouter::id) {
+                        let mut act = |router: &VirtualRouter, actions| voice.act(router, actions);
+                        router.offer(id, now, &mut act);
+                    }
+                }
                 Command::Status(reply) => {
                     let Self { router, voice, trouble, realtime, .. } = &*self;
                     let _gone = reply.try_send(report::report(
@@ -372,12 +489,24 @@ impl Driver {
                         now,
                     ));
                 }
-                Command::Stop(reply) => {
-                    let Self { router, voice, .. } = self;
-                    router.stop(now, &mut |router, actions| voice.act(router, actions));
+                Command::Adopt(shares, reply) => {
+                    self.adopt(&shares, now);
                     let _gone = reply.try_send(());
+                }
+                Command::LetGo(wanted, reply) => {
+                    let shares = self.let_go(&wanted, now);
+                    let _gone = reply.try_send(shares);
+                }
+                Command::TakeBack => self.take_back(now),
+                Command::Stop(reply) => {
+                    self.take_back(now);
+                    let Self { router, voice, realtime, .. } = self;
+                    router.stop(now, &mut |router, actions| voice.act(router, actions));
+                    let last = report::report(router, voice, None, *realtime, now);
+                    let _gone = reply.try_send(last);
                     return true;
                 }
+                Command::Leave => return true,
             }
         }
         false

@@ -58,6 +58,8 @@ pub struct Keeper {
     senders: HashMap<u32, FrameSender>,
     kept: BTreeMap<u32, Kept>,
     minder: Minder,
+    /// Another process has the addresses, or is about to.
+    suspended: bool,
 }
 
 /// What a request to the kernel was for.
@@ -97,6 +99,7 @@ impl Keeper {
             senders: HashMap::new(),
             kept: BTreeMap::new(),
             minder: Minder::new(guard, thread::now()),
+            suspended: false,
         })
     }
 
@@ -122,16 +125,19 @@ impl Keeper {
             self.announce(thread::now());
             self.mind_guard(thread::now());
         }
-        for kept in self.kept.values() {
-            kept.member.lease.set(false, None);
+        if !self.suspended {
+            for kept in self.kept.values() {
+                kept.member.lease.set(false, None);
+            }
+            self.settle(thread::now());
         }
-        self.settle(thread::now());
         self.minder.stop();
     }
 
     fn wait(&mut self) {
         let now = thread::now();
-        let due = self.kept.values().filter(|kept| kept.member.lease.is_good(now));
+        let active = |kept: &&Kept| !self.suspended && kept.member.lease.is_good(now);
+        let due = self.kept.values().filter(active);
         let due = due.flat_map(|kept| kept.held.values().map(Held::due)).min();
         let beat = self.minder.beat_at();
         // While nothing is certain the driver wakes us when it is; this is only for safety.
@@ -186,10 +192,32 @@ impl Keeper {
                     self.settle(now);
                     self.kept.remove(&number);
                 }
+                Order::Adopt(number, index, addresses) => {
+                    if let Some(kept) = self.kept.get_mut(&number) {
+                        let held = addresses.into_iter().map(|it| ((index, it), Held::new(now)));
+                        kept.held.extend(held);
+                    }
+                }
+                Order::Suspend => self.suspend(),
+                Order::Resume => self.suspended = false,
+                Order::Leave => {
+                    self.suspend();
+                    return true;
+                }
                 Order::Stop => return true,
             }
         }
         false
+    }
+
+    /// Leaves all addresses as they are, to another process.
+    fn suspend(&mut self) {
+        self.suspended = true;
+        for (number, kept) in &mut self.kept {
+            if std::mem::take(&mut kept.guarded) {
+                self.minder.tell(&Message::Release(*number));
+            }
+        }
     }
 
     /// Finds out what something else removed.
@@ -234,6 +262,9 @@ impl Keeper {
 
     /// Has what is held be what leases say.
     fn settle(&mut self, now: Moment) {
+        if self.suspended {
+            return;
+        }
         let mut errands = Vec::new();
         let mut requests = Vec::new();
         for (number, kept) in &mut self.kept {
@@ -352,7 +383,8 @@ impl Keeper {
 
     /// Sends the announcements that are due.
     fn announce(&mut self, now: Moment) {
-        for kept in self.kept.values_mut() {
+        let active = if self.suspended { None } else { Some(self.kept.values_mut()) };
+        for kept in active.into_iter().flatten() {
             let member = &kept.member;
             let Some(mac) = member.mac else { continue };
             if !member.lease.is_good(now) {

@@ -87,6 +87,16 @@ pub struct Member {
 pub enum Order {
     /// This is a virtual router, or what it has become.
     Keep(Arc<Member>),
+    /// A process before has put these addresses on the interface of this index, for the virtual
+    /// router of this number.
+    Adopt(u32, u32, Vec<Address>),
+    /// Another process is to have all addresses: nothing is done about them, and the guard has
+    /// none, until [`Order::Resume`].
+    Suspend,
+    /// It does not after all.
+    Resume,
+    /// The end; another process has all addresses.
+    Leave,
     /// There is no virtual router of this number any more.
     Forget(u32),
     /// All is to be given up.

@@ -137,7 +137,10 @@ pub struct Watch {
     /// Virtual MACs that are to be there.
     pub wanted: Arc<Mutex<Vec<Wanted>>>,
     /// Those that are.
-    pub made: Made,
+    pub made: Arc<Mutex<Made>>,
+    /// Whether it is this process that makes them, and takes them away at the end: another may have
+    /// them still, or again.
+    pub in_charge: Arc<AtomicBool>,
     /// Rung, with `stop`, when it is to end, and when others are wanted.
     pub wake: Arc<Wake>,
     /// Whether it is to end.
@@ -156,7 +159,8 @@ impl Watch {
             netlink: Netlink::open()?,
             driver,
             wanted: Arc::new(Mutex::new(Vec::new())),
-            made: Made::default(),
+            made: Arc::default(),
+            in_charge: Arc::new(AtomicBool::new(true)),
             wake: Arc::new(Wake::new()?),
             stop: Arc::new(AtomicBool::new(false)),
         })
@@ -190,7 +194,11 @@ impl Watch {
                 }
             }
         }
-        self.made.undo(&mut self.netlink);
+        if self.in_charge.load(Ordering::Acquire) {
+            let made =
+                std::mem::take(&mut *self.made.lock().unwrap_or_else(PoisonError::into_inner));
+            made.undo(&mut self.netlink);
+        }
     }
 
     /// All interfaces, with the virtual MACs that are wanted.
@@ -201,7 +209,12 @@ impl Watch {
     pub fn look(&mut self) -> io::Result<Vec<Interface>> {
         let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let found = interfaces(&mut self.netlink)?;
-        if self.made.provide(&mut self.netlink, &found, &wanted) {
+        if !self.in_charge.load(Ordering::Acquire) {
+            return Ok(found);
+        }
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if made.provide(&mut self.netlink, &found, &wanted) {
+            drop(made);
             return interfaces(&mut self.netlink);
         }
         Ok(found)

@@ -25,6 +25,17 @@
 //! 3. *The kernel's lifetime.* Addresses are added with `IFA_CACHEINFO` of [`LIFETIME`] and renewed
 //!    four times as often. With nobody left to renew them, the kernel deletes them.
 //!
+//! # From one process to the next
+//!
+//! A program that is upgraded hands its virtual routers on. The next process has everything ready by
+//! then ([`succeed`]): threads, sockets, a guard with nothing to guard. The one before lets go
+//! ([`Vrrp::let_go`]): it falls silent, its guard is told to guard nothing, and addresses are left
+//! as they are. The next one goes on from what it is handed ([`Vrrp::adopt`]): a master speaks at
+//! once, and has its addresses renewed, which takes nothing away; a backup's wait goes on. Between
+//! the last advert of one and the first of the other lies little more than a message's way. Should
+//! the next process die, [`Vrrp::take_back`]; in any case, who may have a successor listens first.
+//! While neither guards, the kernel's lifetime does.
+//!
 //! # What the kernel does with lifetimes
 //!
 //! Measured on Linux 6.18, 20 trials each, from the last renewal to the notification that the
@@ -68,6 +79,7 @@ mod held;
 mod keeper;
 mod lease;
 mod leftovers;
+mod legacy;
 mod links;
 mod netlink;
 mod notify;
@@ -88,6 +100,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use self::driver::Command;
+pub use self::legacy::{Legacy, Share, identity};
 use self::running::Threads;
 use crate::settings::{self, Address, Settings};
 use crate::types::{Moment, Version, Vrid};
@@ -104,6 +117,26 @@ pub type Service = Arc<dyn Fn(Moment) -> Result<(), String> + Send + Sync>;
 /// Takes events, on a thread of its own. While it works, later ones wait.
 pub type Events = Arc<dyn Fn(Event) + Send + Sync>;
 
+/// What one of the threads is there for, and what it needs of the system to do it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// `vrrp`: opens sockets (raw, packet, netlink), and nothing else.
+    Driver,
+    /// `vrrp-keeper`: changes addresses, opens packet sockets, starts guards. They inherit what it
+    /// is left with.
+    Keeper,
+    /// `vrrp-links`: makes interfaces, and writes their settings below `/proc/sys/net`.
+    Links,
+    /// `vrrp-events`: calls [`Options::events`].
+    Events,
+    /// `vrrp-notify`: starts programs, which inherit what it is left with.
+    Notify,
+}
+
+/// Called on each of the threads before it begins, so that it can give up what it does not need. A
+/// thread has its real-time priority by then.
+pub type Confine = Arc<dyn Fn(Role) + Send + Sync>;
+
 /// What the embedding program gives besides settings.
 #[derive(Clone)]
 pub struct Options {
@@ -114,12 +147,15 @@ pub struct Options {
     pub service: Service,
     /// Who hears of changes.
     pub events: Events,
+    /// What threads give up; none = nothing.
+    pub confine: Option<Confine>,
 }
 
 impl Default for Options {
-    /// No guard, always in service, nobody hears.
+    /// No guard, always in service, nobody hears, nothing is given up.
     fn default() -> Self {
-        Self { guard: None, service: Arc::new(|_| Ok(())), events: Arc::new(|_| ()) }
+        let (service, events) = (Arc::new(|_| Ok(())), Arc::new(|_| ()));
+        Self { guard: None, service, events, confine: None }
     }
 }
 
@@ -236,8 +272,23 @@ pub struct Status {
     pub reason: Option<String>,
     /// What it has counted.
     pub counts: Counts,
+    /// Other routers that were heard, the last heard first: 16 at most.
+    pub heard: Vec<Heard>,
     /// Whether the driver has real-time priority.
     pub realtime: bool,
+}
+
+/// Another router that was heard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// Its address.
+    pub address: IpAddr,
+    /// The priority in its last advert.
+    pub priority: u8,
+    /// How long ago that came.
+    pub ago: Duration,
+    /// Adverts of it.
+    pub adverts: u64,
 }
 
 /// Something that people or programs may want to know. Each is in the log too.
@@ -333,7 +384,17 @@ pub struct Vrrp {
 /// If settings contradict themselves, a capability is missing, or the system refuses sockets or
 /// threads. Then nothing runs.
 pub fn start(settings: Vec<Settings>, options: Options) -> Result<Vrrp, Error> {
-    Ok(Vrrp { threads: Threads::start(settings, options)? })
+    Ok(Vrrp { threads: Threads::start(settings, options, false)? })
+}
+
+/// The same, where another process of this host runs virtual routers, and will hand them on:
+/// everything is made ready, and nothing is sent or changed before [`Vrrp::adopt`].
+///
+/// # Errors
+///
+/// As [`start`].
+pub fn succeed(settings: Vec<Settings>, options: Options) -> Result<Vrrp, Error> {
+    Ok(Vrrp { threads: Threads::start(settings, options, true)? })
 }
 
 impl Vrrp {
@@ -356,6 +417,16 @@ impl Vrrp {
         }
     }
 
+    /// Has a virtual router, with its group, offer its addresses to whoever else is there: it sends
+    /// priority 0, keeps them until another router says that it is master (within an interval, if one
+    /// is there), and goes on as before if none does. A weight of [`Vrrp::track`] keeps it from taking
+    /// them back at once. An unknown instance is no error: it may have just been configured away.
+    pub fn offer(&self, instance: &str) {
+        if self.threads.command(Command::Offer(instance.to_owned())).is_err() {
+            tracing::error!("the VRRP driver takes no orders");
+        }
+    }
+
     /// What is the case with all virtual routers. Waits for the driver for a fifth of a second at
     /// most; then the answer is the previous one.
     pub fn status(&self) -> Vec<Status> {
@@ -368,10 +439,50 @@ impl Vrrp {
         self.threads.report().strays
     }
 
+    /// Goes on where another process of this host was, which has let go: a master speaks at once, or
+    /// listens, if so much time has passed that it may have a successor; its addresses stay where
+    /// they are. What is not handed on begins from the beginning. Without a legacy, as the other
+    /// process died, all does.
+    ///
+    /// To be called once, and only after [`succeed`].
+    ///
+    /// # Errors
+    ///
+    /// If the driver does not answer.
+    pub fn adopt(&self, legacy: Option<Legacy>) -> Result<(), Error> {
+        self.threads.adopt(legacy)
+    }
+
+    /// Lets go of the virtual routers whose [`identity`] is wanted, for another process to adopt:
+    /// nothing is sent from now on, and addresses are left as they are, neither renewed nor
+    /// guarded. All others are given up, as by [`Vrrp::stop`]. The other process has a second or two,
+    /// then the kernel ends the addresses; and far less until backups become restless. Follow this by
+    /// [`Vrrp::leave`] or [`Vrrp::take_back`].
+    ///
+    /// # Errors
+    ///
+    /// If the driver does not answer: then nothing is let go.
+    pub fn let_go(&self, wanted: Vec<String>) -> Result<Legacy, Error> {
+        self.threads.let_go(wanted)
+    }
+
+    /// Goes on with what was let go, as the other process did not; it has to be gone. Where a
+    /// successor may have taken over meanwhile, virtual routers listen before they speak.
+    pub fn take_back(&self) {
+        self.threads.take_back();
+    }
+
+    /// Ends what was let go: threads end, and the guard, and addresses stay as they are, since another
+    /// process has them.
+    pub fn leave(mut self) {
+        self.threads.leave();
+    }
+
     /// Gives the addresses up: priority 0 is sent, addresses are deleted, the guard is told, and
-    /// threads end. Takes a second or two at most, and usually a few milliseconds.
-    pub fn stop(self) {
-        drop(self);
+    /// threads end. Takes a second or two at most, and usually a few milliseconds. Returns what was
+    /// the case with all virtual routers then.
+    pub fn stop(mut self) -> Vec<Status> {
+        self.threads.stop().routers
     }
 }
 

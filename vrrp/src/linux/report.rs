@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::voice::{Voice, state};
-use super::{Counts, Status};
+use super::{Counts, Heard, Status};
 use crate::advert::Rejected;
 use crate::instance::Role;
 use crate::router::{Router, VirtualRouter};
@@ -73,6 +73,16 @@ fn status(
             send_failures: voice.send_failures(router.id()),
             rejected: nonzero(counts.rejected.iter()),
         },
+        heard: router
+            .others()
+            .iter()
+            .map(|other| Heard {
+                address: other.address,
+                priority: other.priority.get(),
+                ago: now - other.at,
+                adverts: other.adverts,
+            })
+            .collect(),
         realtime,
     }
 }

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
@@ -11,12 +11,13 @@ use super::driver::{Command, Driver, Shared};
 use super::events::{self, Outbox};
 use super::keeper::Keeper;
 use super::lease::Order;
+use super::legacy::Legacy;
 use super::links::{Interface, Watch};
 use super::notify::{self, Programs};
 use super::report::Report;
 use super::thread::{self, CAP_NET_ADMIN, CAP_NET_RAW, Queue, Wake};
-use super::vmac::Wanted;
-use super::{Error, Options, leftovers, sys};
+use super::vmac::{Made, Wanted};
+use super::{Error, Options, Role, leftovers, sys};
 use crate::settings::{self, Settings};
 
 /// The keeper's real-time priority, below the driver's.
@@ -42,6 +43,9 @@ pub struct Threads {
     wanted: Arc<Mutex<Vec<Wanted>>>,
     watch_wake: Arc<Wake>,
     watch_stop: Arc<AtomicBool>,
+    /// See [`Watch::made`] and [`Watch::in_charge`].
+    made: Arc<Mutex<Made>>,
+    in_charge: Arc<AtomicBool>,
     events_stop: Arc<AtomicBool>,
     last: Mutex<Report>,
     driver: Option<JoinHandle<()>>,
@@ -69,8 +73,8 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
 }
 
 impl Threads {
-    /// See [`super::start`].
-    pub fn start(settings: Vec<Settings>, options: Options) -> Result<Self, Error> {
+    /// See [`super::start`]; if it `waits`, [`super::succeed`].
+    pub fn start(settings: Vec<Settings>, options: Options, waits: bool) -> Result<Self, Error> {
         let wanted = wanted(&settings)?;
         for (bit, capability, purpose) in [
             (CAP_NET_ADMIN, "CAP_NET_ADMIN", "change addresses"),
@@ -80,16 +84,14 @@ impl Threads {
                 return Err(Error::Capability { capability, purpose });
             }
         }
-        if let Err(error) = thread::lock_memory() {
-            tracing::info!(%error, "memory is not locked: CAP_IPC_LOCK permits it");
-        }
-        for leftover in leftovers::release(&settings)? {
-            tracing::warn!(%leftover, "deleted an address that was left behind");
+        if !waits {
+            release(&settings)?;
         }
         let open = system("open what threads speak by");
         let links = Arc::new(Queue::new(LIMIT).map_err(&open)?);
         let mut watch = Watch::new(Arc::clone(&links)).map_err(system("watch interfaces"))?;
         *watch.wanted.lock().unwrap_or_else(PoisonError::into_inner) = wanted;
+        watch.in_charge.store(!waits, Ordering::Release);
         let interfaces = Arc::new(watch.look().map_err(system("look at interfaces"))?);
         warn_of_foreign(&settings, &interfaces);
         let shared = Shared {
@@ -116,6 +118,8 @@ impl Threads {
             wanted: Arc::clone(&watch.wanted),
             watch_wake: Arc::clone(&watch.wake),
             watch_stop: Arc::clone(&watch.stop),
+            made: Arc::clone(&watch.made),
+            in_charge: Arc::clone(&watch.in_charge),
             events_stop: Arc::new(AtomicBool::new(false)),
             last: Mutex::default(),
             driver: None,
@@ -124,21 +128,37 @@ impl Threads {
             events: None,
             notify: None,
         };
-        let driver = Driver::new(shared, settings, Arc::clone(&interfaces))?;
+        let driver = Driver::new(shared, settings, Arc::clone(&interfaces), waits)?;
         let (programs, jobs) = Programs::new();
         let (outbox, stop) = (Arc::clone(&threads.outbox), Arc::clone(&threads.events_stop));
         let listener = options.events;
-        threads.notify = Some(spawn("vrrp-notify", move || notify::run(&jobs))?);
-        threads.events =
-            Some(spawn("vrrp-events", move || events::run(&outbox, &listener, &programs, &stop))?);
+        let shared = options.confine.is_some();
+        let confine = options.confine.unwrap_or_else(|| Arc::new(|_| ()));
+        let confined = |role| {
+            let confine = Arc::clone(&confine);
+            move || confine(role)
+        };
+        let enter = confined(Role::Notify);
+        threads.notify = Some(spawn("vrrp-notify", move || {
+            enter();
+            notify::run(&jobs);
+        })?);
+        let enter = confined(Role::Events);
+        threads.events = Some(spawn("vrrp-events", move || {
+            enter();
+            events::run(&outbox, &listener, &programs, &stop);
+        })?);
+        let (enter_links, enter_driver) = (confined(Role::Links), confined(Role::Driver));
         let (reply, guarded) = sync_channel(1);
         threads.keeper = Some(spawn("vrrp-keeper", move || {
             let _gone = gone;
+            // Guards inherit it: once the thread is confined, it could not give it to another.
+            if let Err(error) = sys::set_realtime(KEEPER_PRIORITY, true) {
+                tracing::debug!(%error, "the keeper has no real-time priority");
+            }
+            confine(Role::Keeper);
             if reply.send(keeper.start_guard()).is_err() {
                 return;
-            }
-            if let Err(error) = sys::set_realtime(KEEPER_PRIORITY) {
-                tracing::debug!(%error, "the keeper has no real-time priority");
             }
             keeper.run();
         })?);
@@ -146,9 +166,73 @@ impl Threads {
             Ok(started) => started.map_err(system("start the guard"))?,
             Err(_) => return Err(Error::Unresponsive),
         }
-        threads.watch = Some(spawn("vrrp-links", move || watch.run(interfaces))?);
-        threads.driver = Some(spawn("vrrp", move || driver.run())?);
+        threads.watch = Some(spawn("vrrp-links", move || {
+            enter_links();
+            watch.run(interfaces);
+        })?);
+        threads.driver = Some(spawn("vrrp", move || driver.run(enter_driver))?);
+        if waits {
+            // Once it answers it has all that it needs to go on at once.
+            threads.ask(Command::Status).ok_or(Error::Unresponsive)?;
+        }
+        // Now that their stacks are there.
+        if let Err(error) = thread::lock_memory(shared) {
+            tracing::info!(%error, "memory is not locked: CAP_IPC_LOCK permits it");
+        }
         Ok(threads)
+    }
+
+    /// See [`super::Vrrp::adopt`].
+    pub fn adopt(&self, legacy: Option<Legacy>) -> Result<(), Error> {
+        let Legacy { routers, virtual_macs, system } = legacy.unwrap_or_default();
+        // First what others wait for.
+        self.ask(|reply| Command::Adopt(routers, reply)).ok_or(Error::Unresponsive)?;
+        *lock(&self.made) = Made { names: virtual_macs, before: system };
+        self.in_charge.store(true, Ordering::Release);
+        self.watch_wake.ring();
+        Ok(())
+    }
+
+    /// See [`super::Vrrp::let_go`].
+    pub fn let_go(&self, wanted: Vec<String>) -> Result<Legacy, Error> {
+        self.in_charge.store(false, Ordering::Release);
+        let Made { names, before } = lock(&self.made).clone();
+        let routers = self.ask(|reply| Command::LetGo(wanted, reply));
+        match routers {
+            Some(routers) => Ok(Legacy { routers, virtual_macs: names, system: before }),
+            None => {
+                self.take_back();
+                Err(Error::Unresponsive)
+            }
+        }
+    }
+
+    /// See [`super::Vrrp::take_back`].
+    pub fn take_back(&self) {
+        if self.command(Command::TakeBack).is_err() {
+            tracing::error!("the VRRP driver does not take back what it has let go");
+        }
+        self.in_charge.store(true, Ordering::Release);
+        self.watch_wake.ring();
+    }
+
+    /// See [`super::Vrrp::leave`].
+    pub fn leave(&mut self) {
+        self.in_charge.store(false, Ordering::Release);
+        if let Some(driver) = self.driver.take() {
+            if self.command(Command::Leave).is_err() {
+                tracing::error!("the VRRP driver is not to be reached");
+            }
+            join(driver);
+        }
+        self.end(Order::Leave);
+    }
+
+    /// The driver's answer; `None` if it does not come.
+    fn ask<T>(&self, command: impl FnOnce(SyncSender<T>) -> Command) -> Option<T> {
+        let (reply, answer) = sync_channel(1);
+        self.command(command(reply)).ok()?;
+        answer.recv_timeout(LONG_PATIENCE).ok()
     }
 
     /// See [`super::Vrrp::reconfigure`].
@@ -179,17 +263,29 @@ impl Threads {
         last.clone()
     }
 
-    fn stop(&mut self) {
+    /// Gives everything up. Returns what was the case then; if the driver does not say, before.
+    pub fn stop(&mut self) -> Report {
         if let Some(driver) = self.driver.take() {
             let (reply, answer) = sync_channel(1);
             let told = self.command(Command::Stop(reply)).is_ok();
-            if !told || answer.recv_timeout(PATIENCE).is_err() {
-                tracing::error!("the VRRP driver does not stop; addresses are released without it");
+            match answer.recv_timeout(PATIENCE) {
+                Ok(last) if told => *lock(&self.last) = last,
+                Ok(_) | Err(_) => {
+                    tracing::error!(
+                        "the VRRP driver does not stop; addresses are released without it"
+                    );
+                }
             }
             join(driver);
         }
+        self.end(Order::Stop);
+        lock(&self.last).clone()
+    }
+
+    /// Ends all threads but the driver's. `order`: how the keeper ends.
+    fn end(&mut self, order: Order) {
         if let Some(keeper) = self.keeper.take() {
-            if self.orders.push(Order::Stop).is_err() {
+            if self.orders.push(order).is_err() {
                 tracing::error!("the keeper of addresses is not to be reached");
             }
             join(keeper);
@@ -216,6 +312,18 @@ impl Drop for Threads {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Deletes what a process before left behind.
+fn release(settings: &[Settings]) -> Result<(), Error> {
+    for leftover in leftovers::release(settings)? {
+        tracing::warn!(%leftover, "deleted an address that was left behind");
+    }
+    Ok(())
 }
 
 /// Says which addresses are on this host whoever is master, which two hosts must not have.

@@ -9,22 +9,19 @@ use std::io;
 use socket2::SockAddr;
 
 /// Gives the calling thread real-time priority (`SCHED_FIFO`, sched(7)), 1 to 99. Threads and
-/// processes that it starts do not inherit it.
+/// processes that it starts inherit it only if `inherited`.
 ///
 /// # Errors
 ///
-/// `EPERM` without `CAP_SYS_NICE` and without a large enough `RLIMIT_RTPRIO`.
-pub fn set_realtime(priority: i32) -> io::Result<()> {
+/// `EPERM` without `CAP_SYS_NICE` and without a large enough `RLIMIT_RTPRIO`, unless it has as high
+/// a priority already.
+pub fn set_realtime(priority: i32, inherited: bool) -> io::Result<()> {
+    let reset = if inherited { 0 } else { libc::SCHED_RESET_ON_FORK };
     let parameters = libc::sched_param { sched_priority: priority };
     // SAFETY: 0 is the calling thread; the kernel reads the structure, which lives until the call
     // returns, and keeps no pointer to it.
-    let outcome = unsafe {
-        libc::sched_setscheduler(
-            0,
-            libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK,
-            &raw const parameters,
-        )
-    };
+    let outcome =
+        unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | reset, &raw const parameters) };
     if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::mman::{MlockAllFlags, mlockall};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::types::Moment;
@@ -48,17 +49,26 @@ pub fn has_capability(bit: u8) -> bool {
     effective.is_some_and(|set| set >> bit & 1 == 1)
 }
 
-/// Keeps all memory of the process from being paged out, as it is first used.
+/// Keeps all memory of the process from being paged out, as it is first used. `shared`: with threads
+/// that lack `CAP_IPC_LOCK`.
+///
+/// Memory that comes later is locked too, unless that made allocations fail: of any thread at a
+/// limit, of those that lack the capability at the usual one (8 MiB).
 ///
 /// # Errors
 ///
-/// `EPERM` without `CAP_IPC_LOCK`: a limit would make later allocations fail.
-pub fn lock_memory() -> io::Result<()> {
-    if !has_capability(CAP_IPC_LOCK) {
+/// `EPERM` without `CAP_IPC_LOCK` and with a limit.
+pub fn lock_memory(shared: bool) -> io::Result<()> {
+    let limit = getrlimit(Resource::RLIMIT_MEMLOCK);
+    let unlimited = limit.is_ok_and(|(soft, _)| soft == RLIM_INFINITY);
+    if !unlimited && !has_capability(CAP_IPC_LOCK) {
         return Err(io::Error::from_raw_os_error(libc::EPERM));
     }
-    let on_fault = MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT as _);
-    Ok(mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | on_fault)?)
+    let present =
+        MlockAllFlags::MCL_CURRENT | MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT as _);
+    let future =
+        if unlimited || !shared { MlockAllFlags::MCL_FUTURE } else { MlockAllFlags::empty() };
+    Ok(mlockall(present | future)?)
 }
 
 /// How often a lock is tried whose holder needs a few nanoseconds.

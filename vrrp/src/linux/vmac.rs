@@ -67,11 +67,12 @@ impl Wanted {
 }
 
 /// What was changed for virtual MACs, to be undone.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Made {
-    names: Vec<String>,
+    /// Names of the interfaces.
+    pub names: Vec<String>,
     /// Values of the system before, by file.
-    before: Vec<(String, String)>,
+    pub before: Vec<(String, String)>,
 }
 
 impl Made {

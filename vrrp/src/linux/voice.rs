@@ -16,6 +16,7 @@ use super::{Event, State, guard};
 use crate::advert::LONGEST;
 use crate::instance::{Actions, Cause, Role, Transition};
 use crate::router::{InstanceId, VirtualRouter};
+use crate::settings::Address;
 use crate::types::{Moment, Priority};
 
 /// Contention with a router is told no more often than this.
@@ -234,6 +235,30 @@ impl Voice {
         let untold = order.is_some_and(|order| self.orders.try_push(order).is_err());
         self.buffer = buffer;
         self.line(router.id()).untold = untold;
+    }
+
+    /// Tells the keeper which addresses a process before has left for a virtual router.
+    pub fn adopt(&mut self, id: InstanceId, index: u32, addresses: Vec<Address>) {
+        let number = self.line(id).number;
+        let order = Order::Adopt(number, index, addresses);
+        if self.orders.push(order).is_err() {
+            let line = "the keeper of addresses was not told what a process before left".to_owned();
+            self.outbox.put_entry(Entry::Warning(line));
+        }
+    }
+
+    /// The index of the interface that has the addresses of a virtual router, and those among them
+    /// that would not be there without it.
+    pub fn has(&self, router: &VirtualRouter) -> (u32, Vec<Address>) {
+        let settings = router.settings();
+        let line = self.lines.get(&router.id());
+        let Some((interface, _)) = line.and_then(|line| line.way.as_ref()) else {
+            return (0, Vec::new());
+        };
+        let foreign =
+            |address: &Address| settings.priority.is_owner() && interface.has_foreign(*address);
+        let ours = settings.addresses.iter().copied().filter(|address| !foreign(address));
+        (interface.index, ours.collect())
     }
 
     /// Whether the keeper has yet to be told of this virtual router.

@@ -22,6 +22,11 @@ impl RejectedCounts {
         self.0.iter().sum()
     }
 
+    /// Sets how many were ignored for this reason: by another process, which this one follows.
+    pub const fn set(&mut self, reason: Rejected, count: u64) {
+        self.0[reason as usize] = count;
+    }
+
     pub(super) const fn count(&mut self, reason: Rejected) {
         self.0[reason as usize] += 1;
     }

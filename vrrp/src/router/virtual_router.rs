@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use crate::advert::{Addresses, Advert, Checksum, Message, Packet, Rejected, Scope};
-use crate::instance::{Actions, Cause, Input, Instance, Parameters, Role};
+use crate::instance::{Actions, Cause, Course, Input, Instance, Parameters, Role};
 use crate::router::counts::Counts;
 use crate::router::{InstanceId, Sink, effective};
 use crate::settings::{Address, ChecksumPolicy, Settings};
@@ -21,19 +21,56 @@ pub enum Obstacle {
     TrackedInterface,
     /// What the addresses are for does not work.
     Service,
+    /// Another process of this host runs it, and will hand it on.
+    Predecessor,
 }
 
 impl Obstacle {
     /// In the order in which they are given as the reason.
-    const ALL: [Self; 3] = [Self::Interface, Self::TrackedInterface, Self::Service];
+    const ALL: [Self; 4] =
+        [Self::Interface, Self::TrackedInterface, Self::Service, Self::Predecessor];
 
     const fn cause(self) -> Cause {
         match self {
             Self::Interface => Cause::InterfaceDown,
             Self::TrackedInterface => Cause::TrackedInterfaceDown,
             Self::Service => Cause::ServiceDown,
+            Self::Predecessor => Cause::Startup,
         }
     }
+}
+
+/// Other routers that are remembered: more are no part of the same virtual router.
+const OTHERS: usize = 16;
+
+/// Another router that was heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Other {
+    /// Its address.
+    pub address: IpAddr,
+    /// The priority in its last advert.
+    pub priority: Priority,
+    /// When that came.
+    pub at: Moment,
+    /// Adverts of it.
+    pub adverts: u64,
+}
+
+/// What another process of this host knows of a virtual router, and hands on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inheritance {
+    /// How far it is.
+    pub course: Course,
+    /// What it has counted.
+    pub counts: Counts,
+    /// Since when it is what it is.
+    pub since: Moment,
+    /// Why.
+    pub cause: Cause,
+    /// The form of checksum that peers send.
+    pub checksum: Option<Checksum>,
+    /// Other routers that were heard.
+    pub others: Vec<Other>,
 }
 
 /// One virtual router of this host.
@@ -59,6 +96,8 @@ pub struct VirtualRouter {
     routed_peers: Vec<IpAddr>,
     /// The form of checksum that was last heard.
     heard: Option<Checksum>,
+    /// Other routers that were heard.
+    others: Vec<Other>,
     counts: Counts,
     since: Moment,
     cause: Cause,
@@ -78,6 +117,7 @@ impl VirtualRouter {
             weight: 0,
             routed_peers: Vec::new(),
             heard: None,
+            others: Vec::new(),
             counts: Counts::default(),
             since: now,
             cause: Cause::Startup,
@@ -134,6 +174,38 @@ impl VirtualRouter {
     /// has lately said so.
     pub fn good_until(&self) -> Option<Moment> {
         self.instance.good_until()
+    }
+
+    /// Other routers that were heard, the last heard first.
+    pub fn others(&self) -> &[Other] {
+        &self.others
+    }
+
+    /// What another process needs to go on with it.
+    pub fn bequeath(&self) -> Inheritance {
+        Inheritance {
+            course: self.instance.course(),
+            counts: self.counts,
+            since: self.since,
+            cause: self.cause,
+            checksum: self.heard,
+            others: self.others.clone(),
+        }
+    }
+
+    /// Goes on where another process was, if it can run; if not it has the counts, and begins when
+    /// it can.
+    pub(super) fn take_up(&mut self, inheritance: Inheritance, now: Moment, sink: &mut Sink<'_>) {
+        let Inheritance { course, counts, since, cause, checksum, mut others } = inheritance;
+        others.truncate(OTHERS);
+        (self.counts, self.heard, self.others) = (counts, checksum, others);
+        let Ok(source) = self.ability() else { return };
+        if course.role == Role::Init {
+            return;
+        }
+        (self.since, self.cause, self.told) = (since, cause, Ok(source));
+        let actions = self.instance.take_up(course, source, now);
+        self.tell(actions, now, sink);
     }
 
     /// What it has counted.
@@ -293,8 +365,16 @@ impl VirtualRouter {
         counts.address_list_mismatch += u64::from(!is_ours);
         counts.contentions += u64::from(self.instance.role() == Role::Master);
         let Advert { priority, interval, .. } = advert;
+        self.remember(packet.source, priority, now);
         self.handle(Input::Advert { from: packet.source, priority, interval }, now, sink);
         Ok(())
+    }
+
+    fn remember(&mut self, address: IpAddr, priority: Priority, at: Moment) {
+        let known = self.others.iter().position(|other| other.address == address);
+        let adverts = known.map_or(0, |index| self.others.remove(index).adverts) + 1;
+        self.others.truncate(OTHERS - 1);
+        self.others.insert(0, Other { address, priority, at, adverts });
     }
 
     /// The checks of a packet in the order of [`Rejected`].
@@ -329,6 +409,10 @@ impl VirtualRouter {
     /// Tells the machine what happened, and the sink what is to be done.
     pub(super) fn handle(&mut self, input: Input, now: Moment, sink: &mut Sink<'_>) {
         let actions = self.instance.handle(input, now);
+        self.tell(actions, now, sink);
+    }
+
+    fn tell(&mut self, actions: Actions, now: Moment, sink: &mut Sink<'_>) {
         if actions.is_none() {
             return;
         }

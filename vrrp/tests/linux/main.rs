@@ -6,6 +6,7 @@
 
 mod addresses;
 mod death;
+mod handing_on;
 mod keepalived;
 mod lab;
 mod packets;

@@ -65,8 +65,8 @@ pub fn run() -> ExitCode {
         // It may be the leader of its group already.
         ("leave the session", setsid().map(drop).map_err(io::Error::from)),
         ("set a name", prctl::set_name(c"vip-guard").map_err(io::Error::from)),
-        ("have real-time priority", sys::set_realtime(PRIORITY)),
-        ("lock memory", thread::lock_memory()),
+        ("have real-time priority", sys::set_realtime(PRIORITY, false)),
+        ("lock memory", thread::lock_memory(false)),
     ];
     for (what, outcome) in outcomes {
         if let Err(error) = outcome {
