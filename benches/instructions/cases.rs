@@ -3,17 +3,23 @@
 use std::fmt::Write as _;
 use std::hint::black_box;
 use std::net::Ipv6Addr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use lockgate::access::{Access, Lists, Set};
 use lockgate::balance::cell::{Block, WEIGHT_ONE};
 use lockgate::balance::maglev::hash_client;
 use lockgate::balance::{Group, Policy, Seat};
 use lockgate::config;
+use lockgate::limit::rate::Rate;
+use lockgate::limit::table::Table;
 use lockgate::metrics::Registry;
 use lockgate::pool::{Backend, Endpoint, Pool, Tier, Tried};
+use lockgate::proto::proxy_protocol::{self, Ends, Version};
 use lockgate::proto::{client_hello, http_head};
 use lockgate::record::{Format, Id, Record};
+use lockgate::route::Network;
 use lockgate::stats::{PerWorker, Reason};
 use tokio::sync::mpsc;
 
@@ -108,7 +114,59 @@ pub fn all() -> Vec<Case> {
         }
     }));
     cases.extend(first_bytes());
+    cases.extend(at_the_door());
     cases
+}
+
+/// What it costs to come in, where something stands before a listener.
+fn at_the_door() -> [Case; 5] {
+    const HEADER: &[u8] = include_bytes!("../../tests/corpus/proxy_header/haproxy-v2-tls");
+    const LINE: &[u8] = include_bytes!("../../tests/corpus/proxy_header/haproxy-v1-v4");
+    let of_header = |name, bytes: &'static [u8]| {
+        Case::new(format!("proxy_header/{name}"), 1_000, move || {
+            move |_| {
+                black_box(proxy_protocol::parse(black_box(bytes)));
+            }
+        })
+    };
+    let told = || {
+        Case::new("proxy_header/write/v2", 1_000, || {
+            let ends = Ends {
+                client: ([192, 0, 2, 1], 40_000).into(),
+                server: ([198, 51, 100, 1], 443).into(),
+            };
+            move |_| {
+                black_box(proxy_protocol::header(Version::V2, black_box(ends), None));
+            }
+        })
+    };
+    let looked_up = || {
+        Case::new("access/100000-networks", 1_000, || {
+            let network = |n: u32| Network {
+                address: (0x0a00_0000 + 4 * n).to_be_bytes().into(),
+                prefix: 31,
+            };
+            let lists = Lists { allow: None, deny: Set::new((0..100_000).map(network)) };
+            let access = Access::new(lists);
+            move |n| {
+                let client = (0x0a00_0000 + n.wrapping_mul(2_654_435_761) % 400_000).to_be_bytes();
+                black_box(access.admit(black_box(client.into())));
+            }
+        })
+    };
+    // The hash is a random one, but its length is not, and neither is what is found: the same source.
+    let limited = || {
+        Case::new("limit/known-source", 1_000, || {
+            let table = Table::new();
+            let rate = Rate::new(1_000_000, Duration::from_secs(1), 1_000);
+            move |n| {
+                let now = u64::from(n) * 1_000_000;
+                let entered = table.enter(black_box(7), now, Some(&rate), NonZeroU32::new(9));
+                drop(black_box(entered));
+            }
+        })
+    };
+    [of_header("v1", LINE), of_header("v2-tls", HEADER), told(), looked_up(), limited()]
 }
 
 /// What clients say first: at once, and in the smallest pieces.
@@ -199,6 +257,7 @@ fn pool(backends: u16) -> Arc<Pool> {
         retries: 2,
         queue_timeout: Duration::from_secs(5),
         source: None,
+        send_proxy: None,
         tls: Box::default(),
         stats: Arc::new(PerWorker::new(1)),
         connect_seconds: metrics::Histogram::noop(),

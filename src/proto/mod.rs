@@ -12,6 +12,7 @@
 pub mod client_hello;
 pub mod http_head;
 pub mod name;
+pub mod proxy_protocol;
 
 #[cfg(test)]
 mod tests;

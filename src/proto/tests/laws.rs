@@ -3,6 +3,7 @@
 use crate::proto::client_hello::{self, ClientHello};
 use crate::proto::http_head::{self, Head, acme_token, location};
 use crate::proto::name::HostName;
+use crate::proto::proxy_protocol::{self, Header};
 
 /// Lengths of pieces, by chance but always the same for a seed: often 1.
 struct Pieces(u64);
@@ -104,3 +105,50 @@ fn sound_head(head: &Head<'_>) {
 
 /// It has the host and the target of the request, and `https://` and a port.
 const LIMIT_OF_LOCATION: usize = http_head::LIMIT + 32;
+
+/// Any bytes as the beginning of a connection that should have a PROXY header.
+pub fn proxy_header(bytes: &[u8]) -> proxy_protocol::Parsed {
+    use proxy_protocol::{LIMIT_V1, LIMIT_V2, Parsed, Version, parse};
+    let verdict = parse(bytes);
+    if verdict == Parsed::Incomplete {
+        let limit = if bytes.starts_with(b"P") { LIMIT_V1 } else { LIMIT_V2 };
+        assert!(bytes.len() < limit, "it waits beyond its limit");
+    }
+    // However it is cut, the verdict is the same; and it falls at one byte, for good.
+    let settled =
+        (0..=bytes.len().min(300)).find(|&end| parse(&bytes[..end]) != Parsed::Incomplete);
+    if let Some(settled) = settled {
+        for end in settled..=bytes.len().min(300) {
+            assert_eq!(parse(&bytes[..end]), verdict, "cut at {end}, settled at {settled}");
+        }
+    }
+    if let Parsed::Header(header, length) = verdict {
+        assert!(length <= bytes.len());
+        assert_eq!(parse(&bytes[..length]), verdict, "by itself");
+        assert_eq!(parse(&bytes[..length - 1]), Parsed::Incomplete, "a byte less");
+        let limit = if header.version == Version::V1 { LIMIT_V1 } else { LIMIT_V2 };
+        assert!(length <= limit);
+        sound_header(&header);
+    }
+    verdict
+}
+
+/// What was read can be written, and read again.
+fn sound_header(header: &Header) {
+    use proxy_protocol::{Ends, Parsed, Version, header as write, parse};
+    let Some(ends) = header.ends else { return };
+    let canonical = |address: std::net::SocketAddr| {
+        std::net::SocketAddr::new(address.ip().to_canonical(), address.port())
+    };
+    for version in [Version::V1, Version::V2] {
+        let bytes = write(version, ends, None);
+        let Parsed::Header(Header { ends: Some(Ends { client, server }), .. }, length) =
+            parse(&bytes)
+        else {
+            panic!("{ends:?} cannot be written");
+        };
+        assert_eq!(length, bytes.len());
+        assert_eq!(canonical(client), canonical(ends.client));
+        assert_eq!(canonical(server), canonical(ends.server));
+    }
+}
