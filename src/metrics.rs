@@ -5,8 +5,11 @@
 //! control plane carries the sums over into counters and gauges whose handles it holds. A series
 //! that is no longer carried over, because its backend is gone, disappears after a minute.
 
+mod descriptions;
+pub mod histograms;
 mod instance;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
@@ -15,9 +18,12 @@ use metrics_exporter_prometheus::{
 };
 use metrics_util::MetricKindMask;
 
+use crate::limit::Limited;
 use crate::pool::{Backend, Pool};
 use crate::snapshot::Listener;
 use crate::stats::{ConnectFailure, Handshake, HandshakeFailure, Hello, Reason};
+use descriptions::{BUCKETS, COUNTERS, GAUGES, HISTOGRAMS};
+use histograms::Series;
 pub use instance::InstanceSeries;
 
 /// How often sums are carried over when nobody asks; must be well below [`FORGOTTEN`].
@@ -26,25 +32,43 @@ pub const CARRY_OVER: Duration = Duration::from_secs(5);
 /// A series that was not carried over for this long is forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
-/// From a tenth of a millisecond, a connect within a rack, to the default `connect_timeout`.
-const CONNECT_BUCKETS: [f64; 12] =
-    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0];
-
-/// From a resumed handshake within a rack to the default `client_timeout`.
-const HANDSHAKE_BUCKETS: [f64; 11] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 10.0];
-
-/// From a request on a fresh connection to a WebSocket of a day.
-const DURATION_BUCKETS: [f64; 13] =
-    [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 600.0, 3_600.0, 86_400.0];
-
 const METADATA: Metadata<'static> = Metadata::new("lockgate", Level::INFO, None);
 
-/// Makes series and renders them.
+/// Makes series.
 #[derive(Debug)]
 pub struct Registry {
-    recorder: PrometheusRecorder,
+    recorder: Arc<PrometheusRecorder>,
     handle: PrometheusHandle,
+    process: metrics_process::Collector,
+    /// Histograms of processes before this one.
+    before: Arc<Series>,
+}
+
+/// Renders series; may take a while when there are thousands of them, so not on a thread that
+/// others wait for.
+#[derive(Clone, Debug)]
+pub struct Renderer {
+    recorder: Arc<PrometheusRecorder>,
+    handle: PrometheusHandle,
+    process: metrics_process::Collector,
+    before: Arc<Series>,
+}
+
+impl Renderer {
+    /// All series, in the text format of Prometheus, ordered by name. Asks the kernel about this
+    /// process, too.
+    pub fn render(&self) -> String {
+        metrics::with_local_recorder(&self.recorder, || self.process.collect());
+        let text = self.handle.render();
+        // A block for each name, in the order of a hash: nobody finds anything, or compares.
+        let mut blocks: Vec<&str> = text.split_inclusive("\n\n").collect();
+        blocks.sort_unstable();
+        histograms::render(&histogram_names(), &blocks.concat(), &self.before)
+    }
+}
+
+fn histogram_names() -> Vec<&'static str> {
+    HISTOGRAMS.iter().map(|(name, _)| *name).collect()
 }
 
 impl Registry {
@@ -52,19 +76,11 @@ impl Registry {
     ///
     /// Fails if the exporter does not take the buckets, which would be a fault of this file.
     pub fn new() -> Result<Self, BuildError> {
-        let recorder = PrometheusBuilder::new()
-            .set_buckets_for_metric(
-                Matcher::Full("lockgate_backend_connect_seconds".into()),
-                &CONNECT_BUCKETS,
-            )?
-            .set_buckets_for_metric(
-                Matcher::Full("lockgate_connection_duration_seconds".into()),
-                &DURATION_BUCKETS,
-            )?
-            .set_buckets_for_metric(
-                Matcher::Full("lockgate_tls_handshake_seconds".into()),
-                &HANDSHAKE_BUCKETS,
-            )?
+        let mut builder = PrometheusBuilder::new();
+        for (name, buckets) in BUCKETS {
+            builder = builder.set_buckets_for_metric(Matcher::Full((*name).into()), buckets)?;
+        }
+        let recorder = builder
             // Workers hold the handles of histograms: those must never be forgotten.
             .idle_timeout(MetricKindMask::COUNTER | MetricKindMask::GAUGE, Some(FORGOTTEN))
             .build_recorder();
@@ -82,12 +98,29 @@ impl Registry {
                 (*description).into(),
             );
         }
-        Ok(Self { recorder, handle })
+        let process = metrics_process::Collector::default();
+        metrics::with_local_recorder(&recorder, || process.describe());
+        Ok(Self { recorder: Arc::new(recorder), handle, process, before: Arc::default() })
     }
 
-    /// What renders the series; may take milliseconds when there are thousands of them.
-    pub fn renderer(&self) -> PrometheusHandle {
-        self.handle.clone()
+    /// What renders the series.
+    pub fn renderer(&self) -> Renderer {
+        Renderer {
+            recorder: Arc::clone(&self.recorder),
+            handle: self.handle.clone(),
+            process: self.process.clone(),
+            before: Arc::clone(&self.before),
+        }
+    }
+
+    /// What histograms have measured, here and in processes before this one.
+    pub fn histograms(&self) -> Series {
+        histograms::series(&histogram_names(), &self.renderer().render())
+    }
+
+    /// Adds what a process before this one has measured.
+    pub fn add_histograms(&mut self, more: &Series) {
+        histograms::add(Arc::make_mut(&mut self.before), more);
     }
 
     /// Moves the samples of histograms into their buckets; until then they take up memory.
@@ -109,16 +142,6 @@ impl Registry {
     /// A histogram.
     pub fn histogram(&self, name: &'static str, labels: &[(&'static str, &str)]) -> Histogram {
         self.recorder.register_histogram(&key(name, labels), &METADATA)
-    }
-
-    /// Describes what [`Registry::collect_process`] collects.
-    pub fn describe_process(&self, collector: &metrics_process::Collector) {
-        metrics::with_local_recorder(&self.recorder, || collector.describe());
-    }
-
-    /// Collects what the kernel says of this process.
-    pub fn collect_process(&self, collector: &metrics_process::Collector) {
-        metrics::with_local_recorder(&self.recorder, || collector.collect());
     }
 }
 
@@ -153,6 +176,7 @@ pub struct ListenerSeries {
     bytes_in: Sum,
     bytes_out: Sum,
     tls: Option<TlsSeries>,
+    limited: Vec<Sum>,
     hellos: Vec<Sum>,
 }
 
@@ -184,6 +208,7 @@ impl ListenerSeries {
             bytes_out: bytes("out"),
             tls: None,
             hellos: Vec::new(),
+            limited: Vec::new(),
         }
     }
 
@@ -195,6 +220,17 @@ impl ListenerSeries {
                 registry.counter("lockgate_client_hellos_total", &labels)
             };
             self.hellos = Hello::ALL.iter().map(hello).collect();
+        }
+    }
+
+    /// From now on its sources are limited.
+    pub fn with_limits(&mut self, registry: &Registry, name: &str) {
+        if self.limited.is_empty() {
+            let limited = |limited: &Limited| {
+                let labels = [("listener", name), ("limit", limited.name())];
+                registry.counter("lockgate_limited_total", &labels)
+            };
+            self.limited = Limited::ALL.iter().map(limited).collect();
         }
     }
 
@@ -230,6 +266,9 @@ impl ListenerSeries {
         for (hello, sum) in self.hellos.iter_mut().enumerate() {
             sum.follow(stats.sum(|s| s.hellos.of(hello)));
         }
+        for (limited, sum) in self.limited.iter_mut().enumerate() {
+            sum.follow(stats.sum(|s| s.limited.of(limited)));
+        }
         if let Some(tls) = &mut self.tls {
             for (handshake, sum) in tls.handshakes.iter_mut().enumerate() {
                 sum.follow(stats.sum(|s| s.handshakes.of(handshake)));
@@ -246,6 +285,7 @@ impl ListenerSeries {
 pub struct PoolSeries {
     retries: Sum,
     queue_depth: Gauge,
+    usable: Gauge,
 }
 
 impl PoolSeries {
@@ -254,6 +294,7 @@ impl PoolSeries {
         Self {
             retries: registry.counter("lockgate_retries_total", &[("pool", name)]),
             queue_depth: registry.gauge("lockgate_queue_depth", &[("pool", name)]),
+            usable: registry.gauge("lockgate_pool_usable", &[("pool", name)]),
         }
     }
 
@@ -261,6 +302,7 @@ impl PoolSeries {
     pub fn follow(&mut self, pool: &Pool) {
         self.retries.follow(pool.stats.sum(|s| &s.retries));
         self.queue_depth.set(pool.queue.depth() as f64);
+        self.usable.set(if pool.is_usable() { 1.0 } else { 0.0 });
     }
 }
 
@@ -273,6 +315,7 @@ pub struct BackendSeries {
     bytes_out: Sum,
     failures: Vec<Sum>,
     up: Gauge,
+    drained: Gauge,
     weight: Gauge,
     passed: Sum,
     failed: Sum,
@@ -300,15 +343,22 @@ impl BackendSeries {
                 })
                 .collect(),
             up: registry.gauge("lockgate_backend_up", &own),
+            drained: registry.gauge("lockgate_backend_drained", &own),
             weight: registry.gauge("lockgate_backend_effective_weight", &own),
             passed: checks("passed"),
             failed: checks("failed"),
         }
     }
 
-    /// Carries the backend's counts over. `weight` in the unit of the configuration; `checks` =
-    /// passed, failed.
-    pub fn follow(&mut self, backend: &Backend, up: bool, weight: f64, checks: (u64, u64)) {
+    /// Carries the backend's counts over. `state` = it is well, an operator has taken it out;
+    /// `weight` in the unit of the configuration; `checks` = passed, failed.
+    pub fn follow(
+        &mut self,
+        backend: &Backend,
+        state: (bool, bool),
+        weight: f64,
+        checks: (u64, u64),
+    ) {
         let stats = &backend.stats;
         self.connections.follow(stats.sum(|s| &s.connections));
         self.active.set(backend.load().active());
@@ -317,91 +367,13 @@ impl BackendSeries {
         for (failure, sum) in self.failures.iter_mut().enumerate() {
             sum.follow(stats.sum(|s| s.connect_failures.of(failure)));
         }
-        self.up.set(if up { 1.0 } else { 0.0 });
+        self.up.set(if state.0 { 1.0 } else { 0.0 });
+        self.drained.set(if state.1 { 1.0 } else { 0.0 });
         self.weight.set(weight);
         self.passed.follow(checks.0);
         self.failed.follow(checks.1);
     }
 }
-
-type Description = (&'static str, Option<Unit>, &'static str);
-
-const COUNTERS: &[Description] = &[
-    ("lockgate_connections_total", None, "Connections accepted."),
-    ("lockgate_connections_closed_total", None, "Connections ended, by the reason why."),
-    (
-        "lockgate_bytes_total",
-        Some(Unit::Bytes),
-        "Bytes delivered; in = from clients, out = to clients.",
-    ),
-    ("lockgate_backend_connections_total", None, "Connections made to the backend."),
-    (
-        "lockgate_backend_bytes_total",
-        Some(Unit::Bytes),
-        "Bytes delivered; in = to the backend, out = from it.",
-    ),
-    ("lockgate_backend_connect_failures_total", None, "Connections that could not be made."),
-    ("lockgate_backend_health_checks_total", None, "Active checks, by result."),
-    ("lockgate_retries_total", None, "Further backends tried after a failed connect."),
-    (
-        "lockgate_client_hellos_total",
-        None,
-        "What was read where a ClientHello was due (protocol tls_passthrough).",
-    ),
-    ("lockgate_tls_handshakes_total", None, "TLS handshakes with clients."),
-    ("lockgate_tls_handshake_failures_total", None, "TLS handshakes that failed, by reason."),
-    (
-        "lockgate_tls_certificate_renewals_total",
-        None,
-        "Certificates whose files changed: taken over (ok), or refused (failed).",
-    ),
-    ("lockgate_config_reloads_total", None, "Reloads, by result."),
-    (
-        "lockgate_vrrp_transitions_total",
-        None,
-        "Changes of state of a VRRP instance, by the new one.",
-    ),
-    ("lockgate_vrrp_adverts_total", None, "VRRP adverts; in = good ones received, out = sent."),
-    (
-        "lockgate_vrrp_advert_errors_total",
-        None,
-        "VRRP packets refused, by reason; without an instance, those that belong to none.",
-    ),
-    ("lockgate_log_dropped_total", None, "Log lines dropped because the reader was too slow."),
-];
-
-const GAUGES: &[Description] = &[
-    ("lockgate_connections_active", None, "Connections now."),
-    ("lockgate_backend_connections_active", None, "Connections to the backend now."),
-    (
-        "lockgate_backend_up",
-        None,
-        "1 if the backend is well (up, starting, or not checked), else 0.",
-    ),
-    ("lockgate_backend_effective_weight", None, "Weight that picks go by; 0 = none come here."),
-    ("lockgate_queue_depth", None, "Connections that wait for a backend."),
-    ("lockgate_worker_connections_active", None, "Connections of the worker now."),
-    ("lockgate_connections_limit", None, "Connections that the process takes at once."),
-    ("lockgate_config_generation", None, "Publications of a configuration since the start."),
-    (
-        "lockgate_tls_certificate_not_after_seconds",
-        Some(Unit::Seconds),
-        "Until when the certificate is valid, in seconds since 1970.",
-    ),
-    ("lockgate_vrrp_state", None, "0 = init, 1 = backup, 2 = master."),
-    (
-        "lockgate_vrrp_priority",
-        None,
-        "Priority of a VRRP instance, with the weights of what is tracked.",
-    ),
-    ("lockgate_build_info", None, "Always 1; the labels say what runs."),
-];
-
-const HISTOGRAMS: &[(&str, &str)] = &[
-    ("lockgate_backend_connect_seconds", "Time that successful connects took."),
-    ("lockgate_connection_duration_seconds", "Time from accept to the end."),
-    ("lockgate_tls_handshake_seconds", "Time that TLS handshakes took, from accept."),
-];
 
 #[cfg(test)]
 mod tests {

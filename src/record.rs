@@ -48,6 +48,13 @@ pub struct Record<'a> {
     pub id: Id,
 }
 
+/// What a backend is told of a client's certificate, which was verified.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The common name of its subject.
+    pub common_name: Option<Box<str>>,
+}
+
 /// What is told of TLS. After a handshake that failed, only the name.
 #[derive(Clone, Debug, Default)]
 pub struct TlsFacts {
@@ -63,6 +70,8 @@ pub struct TlsFacts {
     pub alpn: Option<Box<str>>,
     /// Time that the handshake took.
     pub handshake: Option<Duration>,
+    /// The client's certificate, if a backend is to be told of it.
+    pub certificate: Option<ClientCertificate>,
 }
 
 /// Names a connection: unique on a host, across restarts.

@@ -1,12 +1,16 @@
-//! `lockgate status`
+//! `lockgate status`: the running gateway on one screen.
 
 use std::fmt::Write as _;
 use std::io::IsTerminal;
-use std::time::Duration;
+use std::time::SystemTime;
 
+use super::text::{Mood, Table, bytes, few, of_most, span, weight};
 use super::{Error, Exit, Gateway, print, runtime};
 use crate::admin::client;
-use crate::admin::status::{Backend, Status};
+use crate::admin::status::{Backend, Certificate, Instance, Listener, Pool, Status};
+
+/// A certificate that ends within this many seconds is shown as such: 30 days.
+const SOON: u64 = 30 * 86_400;
 
 /// Prints the state of the running gateway on one screen, or as JSON.
 pub fn status(gateway: &Gateway, json: bool) -> Result<(), Error> {
@@ -15,134 +19,97 @@ pub fn status(gateway: &Gateway, json: bool) -> Result<(), Error> {
     if json {
         return print(&format!("{}\n", String::from_utf8_lossy(&body).trim_end()));
     }
-    let status: Status = serde_json::from_slice(&body)
-        .map_err(|error| Error::new(Exit::Software, format_args!("unexpected answer: {error}")))?;
-    print(&screen(&status, std::io::stdout().is_terminal()))
+    let status = parse(&body)?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    print(&screen(&status, now.map_or(0, |now| now.as_secs()), colors()))
 }
 
-/// Text in columns, each as wide as its widest cell; the last one is not padded.
-#[derive(Default)]
-struct Table {
-    rows: Vec<Vec<String>>,
-    /// Columns with numbers, which are aligned to the right.
-    numbers: &'static [usize],
+/// What a gateway has answered.
+pub(super) fn parse(body: &[u8]) -> Result<Status, Error> {
+    serde_json::from_slice(body)
+        .map_err(|error| Error::new(Exit::Software, format_args!("unexpected answer: {error}")))
 }
 
-impl Table {
-    fn write(&self, text: &mut String) {
-        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..columns)
-            .map(|column| {
-                let cells = self.rows.iter().filter_map(|row| row.get(column));
-                cells.map(|cell| visible(cell)).max().unwrap_or(0)
-            })
-            .collect();
-        for row in &self.rows {
-            text.push_str("  ");
-            for (column, cell) in row.iter().enumerate() {
-                let pad = " ".repeat(widths[column] - visible(cell));
-                if self.numbers.contains(&column) {
-                    text.push_str(&pad);
-                    text.push_str(cell);
-                } else {
-                    text.push_str(cell);
-                    if column + 1 < row.len() {
-                        text.push_str(&pad);
-                    }
-                }
-                if column + 1 < row.len() {
-                    text.push_str("  ");
-                }
-            }
-            text.push('\n');
-        }
+/// Whether standard output is for somebody who sees colours (<https://no-color.org>).
+pub(super) fn colors() -> bool {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    std::io::stdout().is_terminal() && !unwanted
+}
+
+/// `now` in seconds since 1970.
+fn screen(status: &Status, now: u64, color: bool) -> String {
+    let mut text = head(status, color);
+    if !status.vrrp.is_empty() {
+        text.push_str("\nvrrp\n");
+        instances(&status.vrrp, color).write(&mut text);
     }
+    text.push_str("\nlisteners\n");
+    listeners(&status.listeners).write(&mut text);
+    for pool in &status.pools {
+        let _ = writeln!(text, "\n{}", title(pool, color));
+        let titles =
+            ["name", "address", "state", "weight", "conns", "total", "failed", "for", "reason"];
+        let mut table = Table::new(&titles, &[3, 4, 5, 6]);
+        table.rows.extend(pool.backends.iter().map(|backend| row(backend, color)));
+        table.write(&mut text);
+    }
+    if !status.certificates.is_empty() {
+        text.push_str("\ncertificates\n");
+        certificates(&status.certificates, now, color).write(&mut text);
+    }
+    text
 }
 
-/// Characters that take up space: all but colours.
-fn visible(cell: &str) -> usize {
-    let mut escaped = false;
-    cell.chars()
-        .filter(|&character| {
-            let seen = !escaped && character != '\x1b';
-            escaped = (escaped || character == '\x1b') && character != 'm';
-            seen
-        })
-        .count()
-}
-
-fn screen(status: &Status, color: bool) -> String {
-    let mut text = String::new();
-    // Writing to a string cannot fail.
-    let _ = writeln!(
-        text,
-        "lockgate {}{}  {}  up {}  generation {}  connections {}/{}",
+/// The gateway as a whole. Writing to a string cannot fail.
+fn head(status: &Status, color: bool) -> String {
+    let node = status.node.as_ref().map(|node| format!("  node {node}")).unwrap_or_default();
+    let mut text = format!(
+        "lockgate {}{node}  {}  up {}  generation {}  connections {}/{}\n",
         status.version,
-        status.node.as_ref().map(|node| format!("  node {node}")).unwrap_or_default(),
-        status.state,
+        Mood::of(&status.state).paint(&status.state, color),
         span(status.uptime_seconds),
         status.generation,
         status.connections,
         status.max_connections,
     );
-
-    if !status.vrrp.is_empty() {
-        text.push_str(&instances(status, color));
-    }
-
-    text.push_str("\nlisteners\n");
-    let mut table = Table { rows: vec![], numbers: &[4, 5, 6, 7] };
-    table.rows.push(
-        ["name", "address", "protocol", "pool", "conns", "total", "in", "out"]
-            .map(Into::into)
-            .into(),
+    let process = &status.process;
+    let _ = writeln!(
+        text,
+        "pid {}  memory {}  cpu {}  files {}/{}",
+        status.pid,
+        bytes(process.resident_bytes),
+        span(process.cpu_seconds),
+        process.open_files,
+        process.max_open_files,
     );
-    for listener in &status.listeners {
-        table.rows.push(vec![
-            listener.name.clone(),
-            listener.bind.join(" "),
-            listener.protocol.clone(),
-            listener.pool.clone().unwrap_or_else(|| "-".to_owned()),
-            listener.connections.to_string(),
-            listener.connections_total.to_string(),
-            bytes(listener.bytes_in),
-            bytes(listener.bytes_out),
-        ]);
-    }
-    table.write(&mut text);
-
-    for pool in &status.pools {
-        let queue = match pool.queue {
-            0 => String::new(),
-            waiting => format!("  {waiting} waiting"),
-        };
-        let _ = writeln!(text, "\npool {}  {}{queue}", pool.name, pool.balance);
-        let mut table = Table { rows: vec![], numbers: &[3, 4, 5, 6] };
-        table.rows.push(
-            ["name", "address", "state", "weight", "conns", "total", "failed", "for", "reason"]
-                .map(Into::into)
-                .into(),
+    for older in &status.previous {
+        let _ = writeln!(
+            text,
+            "process {} still serves {} connections, for {}",
+            older.pid,
+            older.connections,
+            span(older.since_seconds)
         );
-        table.rows.extend(pool.backends.iter().map(|backend| row(backend, color)));
-        table.write(&mut text);
+    }
+    if let Some(drain) = &status.drain {
+        let what = format!("this node is drained by {}, since {}", drain.who, drain.since);
+        let _ = writeln!(text, "{}", Mood::Fair.paint(&what, color));
+    }
+    if let Some(last) = status.reloads.last.as_ref().filter(|last| last.result != "ok") {
+        // The errors of a file are many lines; the log has all of them.
+        let cause = last.text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+        let what = format!("the reload of {} was refused: {cause}", last.time);
+        let _ = writeln!(text, "{}", Mood::Bad.paint(&what, color));
     }
     text
 }
 
 /// The VRRP instances: who has which addresses, since when and why.
-fn instances(status: &Status, color: bool) -> String {
-    let mut text = "\nvrrp\n".to_owned();
-    let mut table = Table { rows: vec![], numbers: &[3] };
-    table.rows.push(
-        ["name", "interface", "state", "priority", "master", "addresses", "for", "cause"]
-            .map(Into::into)
-            .into(),
-    );
-    for instance in &status.vrrp {
-        let state = match color {
-            true => format!("{}{}\x1b[0m", paint(&instance.state), instance.state),
-            false => instance.state.clone(),
-        };
+fn instances(all: &[Instance], color: bool) -> Table {
+    let titles =
+        ["name", "interface", "state", "priority", "master", "addresses", "for", "heard", "cause"];
+    let mut table = Table::new(&titles, &[3]);
+    for instance in all {
         let priority = match instance.effective_priority == instance.priority {
             true => instance.priority.to_string(),
             false => format!("{}/{}", instance.effective_priority, instance.priority),
@@ -151,115 +118,115 @@ fn instances(status: &Status, color: bool) -> String {
             Some(reason) => format!("{} ({reason})", instance.cause),
             None => instance.cause.clone(),
         };
+        let heard = instance.heard.iter().map(|other| {
+            format!("{}:{} {} ago", other.address, other.priority, span(other.ago_seconds))
+        });
+        let heard: Vec<_> = heard.collect();
         table.rows.push(vec![
             instance.name.clone(),
             format!("{} vrid {}", instance.interface, instance.vrid),
-            state,
+            Mood::of(&instance.state).paint(&instance.state, color),
             priority,
             instance.master.clone().unwrap_or_else(|| "-".to_owned()),
-            addresses(&instance.addresses),
+            few(&instance.addresses),
             span(instance.since_seconds),
+            if heard.is_empty() { "-".to_owned() } else { few(&heard) },
             cause,
         ]);
     }
-    table.write(&mut text);
-    text
+    table
 }
 
-/// The first few: an instance may have hundreds.
-fn addresses(all: &[String]) -> String {
-    const SHOWN: usize = 3;
-    match all.len().checked_sub(SHOWN) {
-        None | Some(0) => all.join(" "),
-        Some(more) => format!("{} and {more} more", all[..SHOWN].join(" ")),
+fn listeners(all: &[Listener]) -> Table {
+    let titles = [
+        "name",
+        "address",
+        "protocol",
+        "pool",
+        "conns",
+        "total",
+        "in",
+        "out",
+        "refused",
+        "tls failed",
+    ];
+    let mut table = Table::new(&titles, &[4, 5, 6, 7, 8, 9]);
+    for listener in all {
+        let handshakes = listener.handshakes_total + listener.handshake_failures_total;
+        table.rows.push(vec![
+            listener.name.clone(),
+            few(&listener.bind),
+            listener.protocol.clone(),
+            listener.pool.clone().unwrap_or_else(|| "-".to_owned()),
+            of_most(listener.connections, listener.max_connections),
+            listener.connections_total.to_string(),
+            bytes(listener.bytes_in),
+            bytes(listener.bytes_out),
+            listener.refused_total.to_string(),
+            match handshakes {
+                0 => "-".to_owned(),
+                _ => listener.handshake_failures_total.to_string(),
+            },
+        ]);
     }
+    table
+}
+
+fn title(pool: &Pool, color: bool) -> String {
+    let mut title = format!("pool {}  {}", pool.name, pool.balance);
+    if pool.queue > 0 {
+        let _ = write!(title, "  {} waiting", pool.queue);
+    }
+    if pool.retries_total > 0 {
+        let _ = write!(title, "  {} retries", pool.retries_total);
+    }
+    if !pool.usable {
+        let _ = write!(title, "  {}", Mood::Bad.paint("no usable backend", color));
+    }
+    title
 }
 
 fn row(backend: &Backend, color: bool) -> Vec<String> {
-    let weight = backend.effective_weight;
-    let weight = if weight == f64::from(backend.weight) {
-        format!("{weight}")
-    } else {
-        format!("{}/{}", (weight * 10.0).round() / 10.0, backend.weight)
-    };
     let state = match backend.backup {
         true => format!("{} (backup)", backend.state),
         false => backend.state.clone(),
     };
-    let connections = match backend.max_connections {
-        0 => backend.connections.to_string(),
-        limit => format!("{}/{limit}", backend.connections),
-    };
+    let mut reason = backend.reason.clone();
+    if let Some(set) = &backend.set {
+        let weight = set.weight.map(|weight| format!("weight {weight}"));
+        let what: Vec<_> = set.state.clone().into_iter().chain(weight).collect();
+        let _ = write!(reason, " [{} by {} since {}]", what.join(", "), set.by, set.since);
+    }
     vec![
         backend.name.clone(),
         match &backend.resolved {
             Some(resolved) => format!("{} ({resolved})", backend.address),
             None => backend.address.clone(),
         },
-        if color { format!("{}{state}\x1b[0m", paint(&backend.state)) } else { state },
-        weight,
-        connections,
+        Mood::of(&backend.state).paint(&state, color),
+        weight(backend.effective_weight, backend.weight),
+        of_most(backend.connections, backend.max_connections),
         backend.connections_total.to_string(),
         backend.connect_failures_total.to_string(),
         span(backend.since_seconds),
-        backend.reason.clone(),
+        reason,
     ]
 }
 
-fn paint(state: &str) -> &'static str {
-    match state {
-        "up" | "unchecked" | "master" => "\x1b[32m",
-        "starting" | "draining" | "backup" => "\x1b[33m",
-        _ => "\x1b[31m",
+fn certificates(all: &[Certificate], now: u64, color: bool) -> Table {
+    let mut table = Table::new(&["listener", "names", "ends in", "file"], &[]);
+    for certificate in all {
+        let ends = match certificate.not_after.checked_sub(now) {
+            None | Some(0) => Mood::Bad.paint("has ended", color),
+            Some(left) if left < SOON => Mood::Fair.paint(&span(left as f64), color),
+            Some(left) => span(left as f64),
+        };
+        table.rows.push(vec![
+            certificate.listener.clone(),
+            few(&certificate.names),
+            ends,
+            certificate.file.clone(),
+        ]);
     }
-}
-
-/// The two largest units: `3d 4h`, `12m 5s`, `7s`.
-fn span(seconds: f64) -> String {
-    let whole = Duration::from_secs_f64(seconds.max(0.0)).as_secs();
-    let units = [
-        (whole / 86_400, "d"),
-        (whole / 3_600 % 24, "h"),
-        (whole / 60 % 60, "m"),
-        (whole % 60, "s"),
-    ];
-    let first = units.iter().position(|&(n, _)| n > 0).unwrap_or(units.len() - 1);
-    let shown = &units[first..units.len().min(first + 2)];
-    shown.iter().map(|(n, unit)| format!("{n}{unit}")).collect::<Vec<_>>().join(" ")
-}
-
-/// Bytes in the largest unit that leaves a number above 1.
-fn bytes(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut amount = bytes as f64;
-    let mut unit = 0;
-    while amount >= 1024.0 && unit + 1 < UNITS.len() {
-        amount /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} B") } else { format!("{amount:.1} {}", UNITS[unit]) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn spans_and_bytes_are_short() {
-        let cases = [(0.2, "0s"), (61.0, "1m 1s"), (3_600.0, "1h 0m"), (90_000.0, "1d 1h")];
-        cases.iter().for_each(|&(seconds, text)| assert_eq!(span(seconds), text));
-        assert_eq!(
-            [bytes(0), bytes(1_023), bytes(1_536), bytes(5 << 40)].join(","),
-            "0 B,1023 B,1.5 KiB,5.0 TiB"
-        );
-    }
-
-    #[test]
-    fn columns_line_up_whatever_their_colour() {
-        let rows = [["a", "\x1b[31mdown\x1b[0m", "1"], ["longer", "up", "100"]];
-        let rows = rows.map(|row| row.map(str::to_owned).to_vec()).to_vec();
-        let mut text = String::new();
-        Table { rows, numbers: &[2] }.write(&mut text);
-        assert_eq!(text, "  a       \x1b[31mdown\x1b[0m    1\n  longer  up    100\n");
-    }
+    table
 }
