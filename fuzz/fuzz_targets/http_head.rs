@@ -2,43 +2,11 @@
 #![no_main]
 
 #[allow(dead_code)]
-#[path = "../../src/proto/mod.rs"]
-mod proto;
-
-#[allow(dead_code)]
-#[path = "../../src/proto/tests/laws.rs"]
-mod laws;
+#[path = "../bodies/mod.rs"]
+mod bodies;
 
 use libfuzzer_sys::fuzz_target;
-use proto::http_head::{Host, Parsed};
+#[allow(unused_imports)]
+use lockgate::proto;
 
-fuzz_target!(|bytes: &[u8]| {
-    let seed = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, &byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    if let Parsed::Head(head) = laws::http_head(bytes, seed) {
-        // The parser of hyper, which is laxer, finds the same.
-        let mut fields = vec![httparse::EMPTY_HEADER; 4_096];
-        let mut theirs = httparse::Request::new(&mut fields);
-        match theirs.parse(bytes) {
-            Ok(status) => assert!(status.is_complete()),
-            // 1.2 and later are 1.1 here, by RFC 9110 section 2.5.
-            Err(httparse::Error::Version) if head.minor == 1 => return,
-            Err(error) => panic!("httparse does not take it: {error}"),
-        }
-        assert_eq!(theirs.method, Some(head.method));
-        let target = theirs.path.expect("a target");
-        assert!(target.ends_with(&format!("{}{}", head.path, head.query)));
-        let is_host = |field: &&httparse::Header<'_>| field.name.eq_ignore_ascii_case("host");
-        let hosts: Vec<_> = theirs.headers.iter().filter(is_host).collect();
-        assert!(hosts.len() <= 1);
-        if target.starts_with('/') {
-            let host = hosts.first().map(|host| str::from_utf8(host.value).expect("ASCII"));
-            assert_eq!(host.and_then(Host::parse), head.host);
-        }
-    }
-    // Anything as a target and as a host, without the fuzzer having to find a whole head.
-    let (target, host) = bytes.split_at(bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len()));
-    let host = host.get(1..).unwrap_or(b"a");
-    laws::http_head(&[b"GET ", target, b" HTTP/1.1\r\nHost: ", host, b"\r\n\r\n"].concat(), seed);
-});
+fuzz_target!(|bytes: &[u8]| bodies::http_head::any(bytes));

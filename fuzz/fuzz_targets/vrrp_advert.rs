@@ -2,9 +2,11 @@
 #![no_main]
 
 #[allow(dead_code)]
-#[path = "../../vrrp/tests/laws/mod.rs"]
-mod laws;
+#[path = "../bodies/mod.rs"]
+mod bodies;
 
 use libfuzzer_sys::fuzz_target;
+#[allow(unused_imports)]
+use lockgate::proto;
 
-fuzz_target!(|bytes: &[u8]| laws::packet(bytes));
+fuzz_target!(|bytes: &[u8]| bodies::vrrp::packet(bytes));
