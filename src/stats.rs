@@ -3,8 +3,13 @@
 //! Each worker has its own, on cache lines of its own, and adds to them without a lock or a
 //! look-up; the control plane sums them when somebody asks. [`crate::metrics`] names them.
 
+mod tally;
+
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::limit::Limited;
+pub use tally::{Tally, growth};
 
 /// A count that one thread adds to and others read. With a second that adds, some of it is lost:
 /// hence one for each worker, who counts in none but its own.
@@ -26,7 +31,7 @@ impl Count {
     }
 }
 
-/// One `T` for each worker.
+/// One `T` for each worker, and one more for what processes before this one have counted.
 #[derive(Debug)]
 pub struct PerWorker<T>(Box<[Padded<T>]>);
 
@@ -36,9 +41,9 @@ pub struct PerWorker<T>(Box<[Padded<T>]>);
 struct Padded<T>(T);
 
 impl<T: Default> PerWorker<T> {
-    /// One `T` for each of `workers`.
+    /// One `T` for each of `workers`, and one more.
     pub fn new(workers: usize) -> Self {
-        Self((0..workers).map(|_| Padded::default()).collect())
+        Self((0..=workers).map(|_| Padded::default()).collect())
     }
 }
 
@@ -49,7 +54,12 @@ impl<T> PerWorker<T> {
         &self.0[worker].0
     }
 
-    /// The sum over all workers of what `count` picks.
+    /// That of the processes before this one, in which only the control plane counts.
+    pub fn inherited(&self) -> &T {
+        &self.0[self.0.len() - 1].0
+    }
+
+    /// The sum over all workers, and the processes before this one, of what `count` picks.
     pub fn sum(&self, count: impl Fn(&T) -> &Count) -> u64 {
         self.0.iter().map(|padded| count(&padded.0).get()).sum()
     }
@@ -90,6 +100,8 @@ pub struct ListenerStats {
     pub handshakes: ByCase<{ Handshake::ALL.len() }>,
     /// TLS handshakes that failed, by [`HandshakeFailure`].
     pub handshake_failures: ByCase<{ HandshakeFailure::ALL.len() }>,
+    /// Connections beyond a limit of their source, by [`Limited`].
+    pub limited: ByCase<{ Limited::ALL.len() }>,
 }
 
 /// What happens on a backend.
@@ -133,21 +145,27 @@ pub enum Reason {
     NoBackend,
     /// The listener has no pool for it.
     NoRoute,
-    /// The gateway stopped.
+    /// The gateway stopped, or the operator's patience with a draining backend was over.
     Drained,
     /// Every backend was full for too long.
     QueueTimeout,
-    /// What must come first, a TLS handshake, took the client too long.
+    /// What must come first, a PROXY header or a TLS handshake, took the client too long.
     ClientTimeout,
     /// The TLS handshake failed otherwise.
     TlsFailed,
     /// What came was no ClientHello, and there is no pool for that.
     BadClientHello,
+    /// Its source had as many connections as it may, or as many new ones.
+    Limited,
+    /// The listener does not let it in.
+    Denied,
+    /// What came from a trusted proxy was no PROXY header.
+    BadProxyHeader,
 }
 
 impl Reason {
     /// All there are, in the order of their discriminants.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::Closed,
         Self::ClientReset,
         Self::BackendReset,
@@ -161,22 +179,25 @@ impl Reason {
         Self::ClientTimeout,
         Self::TlsFailed,
         Self::BadClientHello,
+        Self::Limited,
+        Self::Denied,
+        Self::BadProxyHeader,
     ];
 
     /// Whether the connection was turned away before anybody served it, by us or for what the client
     /// sent. One that no backend could be reached for has been tried.
     pub fn is_refusal(self) -> bool {
-        match self {
+        !matches!(
+            self,
             Self::Closed
-            | Self::ClientReset
-            | Self::BackendReset
-            | Self::IdleTimeout
-            | Self::HalfCloseTimeout
-            | Self::ConnectFailed
-            | Self::Drained
-            | Self::ClientTimeout => false,
-            _ => true,
-        }
+                | Self::ClientReset
+                | Self::BackendReset
+                | Self::IdleTimeout
+                | Self::HalfCloseTimeout
+                | Self::ConnectFailed
+                | Self::Drained
+                | Self::ClientTimeout
+        )
     }
 
     /// The name in records and metrics.
@@ -195,6 +216,9 @@ impl Reason {
             Self::ClientTimeout => "client_timeout",
             Self::TlsFailed => "tls_failed",
             Self::BadClientHello => "bad_client_hello",
+            Self::Limited => "limited",
+            Self::Denied => "denied",
+            Self::BadProxyHeader => "bad_proxy_header",
         }
     }
 }
@@ -425,6 +449,7 @@ mod tests {
         assert!(Reason::ALL.iter().enumerate().all(|(n, &reason)| reason as usize == n));
         assert!(ConnectFailure::ALL.iter().enumerate().all(|(n, &failure)| failure as usize == n));
         assert!(HandshakeFailure::ALL.iter().enumerate().all(|(n, &case)| case as usize == n));
+        assert!(Limited::ALL.iter().enumerate().all(|(n, &limited)| limited as usize == n));
         assert!(Hello::ALL.iter().enumerate().all(|(n, &hello)| hello as usize == n));
         assert!(Handshake::ALL.iter().enumerate().all(|(n, &handshake)| handshake as usize == n));
     }
