@@ -1,10 +1,14 @@
 //! The life of a connection, from accept to its record.
 
+mod entry;
 mod reach;
 
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use metrics::Histogram;
@@ -12,6 +16,7 @@ use metrics::Histogram;
 use crate::event_loop::{Interest, Watched};
 use crate::pool::{Backend, Pool};
 use crate::proto::client_hello;
+use crate::proto::proxy_protocol::Version;
 use crate::record::{Id, Record, TlsFacts};
 use crate::redirect::{self, Challenges, Outcome};
 use crate::relay::{End, Plain, Relay, Side, gather, take_leave};
@@ -22,7 +27,8 @@ use crate::stats::{HandshakeFailure, Hello, Reason};
 use crate::tls::refusal::Refused;
 use crate::tls::server::Server;
 use crate::tls::session::{Hello as ReceivedHello, ServerSession, Tls};
-use crate::worker::{Local, Place};
+use crate::worker::{Local, Place, Seat};
+use entry::Entry;
 
 /// A connection that the kernel has handed out.
 #[derive(Debug)]
@@ -48,6 +54,11 @@ pub fn serve(local: Rc<Local>, accepted: Accepted) -> impl Future<Output = ()> {
 
 async fn live(mut session: Session) {
     let listener = Arc::clone(&session.listener);
+    if let Some(guard) = &listener.guard
+        && let Err(reason) = session.enter(&listener, guard).await
+    {
+        return session.end(reason);
+    }
     let reason = match &listener.protocol {
         Protocol::Tcp => session.pass(&listener).await,
         // Boxed: it is large, and all others would carry the room for it.
@@ -91,6 +102,8 @@ struct Session {
     reason: Reason,
     at: Instant,
     id: Id,
+    /// How it came in, where there is something to tell of it.
+    entry: Option<Box<Entry>>,
     _place: Place,
 }
 
@@ -111,6 +124,7 @@ impl Session {
             reason: Reason::Drained,
             at: accepted.at,
             id: accepted.id,
+            entry: None,
             _place: accepted.place,
         }
     }
@@ -121,8 +135,16 @@ impl Session {
 
     /// The client's socket, which is to say something before it is served.
     fn watch_client(&mut self) -> Option<Watched<TcpStream>> {
+        if let Some(client) = self.entry.as_mut().and_then(|entry| entry.client.take()) {
+            return Some(client);
+        }
         let watched = self.local.events.watch(self.socket.take()?, Interest::Read);
         watched.inspect_err(|error| tracing::error!(%error, "cannot watch a socket")).ok()
+    }
+
+    /// What the client has said by now, if that was read.
+    fn said(&mut self) -> Vec<u8> {
+        self.entry.as_mut().map(|entry| std::mem::take(&mut entry.first)).unwrap_or_default()
     }
 
     /// Relays what the client sends as it is.
@@ -130,6 +152,9 @@ impl Session {
         let Some(pool) = &listener.pool else {
             return Reason::NoRoute;
         };
+        if self.entry.as_ref().is_some_and(|entry| entry.client.is_some()) {
+            return Box::pin(self.pass_on(listener, pool)).await;
+        }
         let Some(client) = self.socket.take() else {
             return Reason::ClientReset;
         };
@@ -144,6 +169,16 @@ impl Session {
             tracing::error!(%error, "cannot watch a socket");
             return Reason::ClientReset;
         }
+        self.carry(listener, pool, &mut Plain(&client), &mut relay, reset).await
+    }
+
+    /// The same after a PROXY header.
+    async fn pass_on(&mut self, listener: &Listener, pool: &Arc<Pool>) -> Reason {
+        let Some(client) = self.watch_client() else {
+            return Reason::ClientReset;
+        };
+        let reset = ResetOnDrop::new(&client);
+        let mut relay = Relay::starting_with(self.said(), false);
         self.carry(listener, pool, &mut Plain(&client), &mut relay, reset).await
     }
 
@@ -190,7 +225,7 @@ impl Session {
         };
         let reset = ResetOnDrop::new(&client);
         let from = self.client.ip();
-        let (mut first, mut reader) = (Vec::new(), client_hello::Reader::new());
+        let (mut first, mut reader) = (self.said(), client_hello::Reader::new());
         let reading = gather(&client, &mut first, |bytes, ended| {
             hear(listener, from, &reader.advance(bytes), ended)
         });
@@ -225,8 +260,8 @@ impl Session {
             return Reason::ClientReset;
         };
         let reset = ResetOnDrop::new(&client);
-        let deadline = self.at + listener.client_timeout;
-        let served = redirect::serve(&self.local.events, &client, challenges, deadline).await;
+        let (said, deadline) = (self.said(), self.at + listener.client_timeout);
+        let served = redirect::serve(&self.local.events, &client, said, challenges, deadline).await;
         let (reason, read, written) = match served {
             Outcome::Gone => return Reason::ClientReset,
             Outcome::Answered(read, written) => (Reason::Closed, read, written),
@@ -252,9 +287,9 @@ impl Session {
         server: &Server,
     ) -> Result<(ServerSession, Option<Arc<Pool>>, Duration), Reason> {
         let (local, began) = (Rc::clone(&self.local), Instant::now());
-        let from = self.client.ip();
+        let (from, said) = (self.client.ip(), self.said());
         let handshake = async {
-            let hello = ReceivedHello::receive(client).await?;
+            let hello = ReceivedHello::receive(client, said).await?;
             let pool = route_of(listener, &hello, from).cloned();
             local.turnstile().await;
             hello.answer(server).await.map(|session| (session, pool))
@@ -272,6 +307,9 @@ impl Session {
                     resumed: Some(session.handshake().is_resumed()),
                     alpn: session.alpn().map(|name| String::from_utf8_lossy(name).into()),
                     handshake: Some(took),
+                    certificate: wants_certificate(pool.as_deref())
+                        .then(|| session.client_certificate())
+                        .flatten(),
                 }));
                 return Ok((session, pool, took));
             }
@@ -312,9 +350,12 @@ impl Session {
             Ok(reached) => reached,
             Err(reason) => return reason,
         };
+        // Its place among those of its source is all that is still of use.
+        self.entry.take_if(|entry| entry.share.is_none());
         let reset_backend = ResetOnDrop::new(&backend);
         let limits = &listener.limits;
         let (events, worker) = (&self.local.events, self.local.index);
+        let seat = self.local.roster.join(lease.backend().id, self.at, events.current());
         let of_listener = listener.meters.stats.of(worker);
         let of_backend = lease.backend().stats.of(worker);
         let bytes = &mut self.bytes;
@@ -327,11 +368,19 @@ impl Session {
             of_backend.bytes_out.add(down);
         };
         let end = match tls {
-            None => relay.run(events, client, &mut Plain(&backend), limits, meter).await,
+            None => {
+                let mut backend = Plain(&backend);
+                let relaying = pin!(relay.run(events, client, &mut backend, limits, meter));
+                unless_cut(&seat, relaying).await
+            }
             Some(mut session) => {
                 let mut backend = Tls { socket: &backend, session: &mut session };
-                Box::pin(relay.run(events, client, &mut backend, limits, meter)).await
+                let mut relaying = Box::pin(relay.run(events, client, &mut backend, limits, meter));
+                unless_cut(&seat, relaying.as_mut()).await
             }
+        };
+        let Some(end) = end else {
+            return Reason::Drained;
         };
         if end == End::Closed {
             reset_client.disarm();
@@ -346,6 +395,9 @@ impl Drop for Session {
         // Nobody has looked at it.
         if let Some(socket) = &self.socket {
             socket::reset_on_close(socket);
+        }
+        if let Some(client) = self.entry.as_ref().and_then(|entry| entry.client.as_ref()) {
+            socket::reset_on_close(client);
         }
         let duration = self.at.elapsed();
         let meters = &self.listener.meters;
@@ -368,6 +420,23 @@ impl Drop for Session {
             id: self.id,
         });
     }
+}
+
+/// What a relay comes to; `None` if the operator has the connection cut before. The relay stays where
+/// it is: moving it here would make room for it twice.
+fn unless_cut<'a>(
+    seat: &'a Seat<'_>,
+    mut relaying: Pin<&'a mut impl Future<Output = End>>,
+) -> impl Future<Output = Option<End>> {
+    poll_fn(move |context| match seat.is_cut() {
+        true => Poll::Ready(None),
+        false => relaying.as_mut().poll(context).map(Some),
+    })
+}
+
+/// Whether a pool tells its backends of clients' certificates.
+fn wants_certificate(pool: Option<&Pool>) -> bool {
+    pool.is_some_and(|pool| pool.send_proxy == Some(Version::V2))
 }
 
 /// Where a client goes that asks for this.

@@ -4,6 +4,7 @@
 //! stability of its own. `ARCHITECTURE.md` tells how the modules fit together; reading
 //! [`connection`] from top to bottom tells what happens to a connection.
 
+pub mod access;
 pub mod admin;
 pub mod balance;
 pub mod cli;
@@ -11,7 +12,10 @@ pub mod config;
 pub mod connection;
 pub mod control;
 pub mod event_loop;
+pub mod guard;
 pub mod health;
+pub mod import;
+pub mod limit;
 pub mod log;
 pub mod metrics;
 pub mod pool;
@@ -20,8 +24,10 @@ pub mod record;
 pub mod redirect;
 pub mod relay;
 pub mod route;
+pub mod sandbox;
 pub mod snapshot;
 pub mod socket;
 pub mod stats;
+pub mod systemd;
 pub mod tls;
 pub mod worker;

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::balance::cell::{Block, Cell, Load};
 use crate::balance::{Group, Request, Unavailable};
+use crate::proto::proxy_protocol::Version;
 use crate::stats::{BackendStats, ConnectFailure, PerWorker, PoolStats};
 use crate::tls::client::{Client, PeerName};
 
@@ -111,6 +112,8 @@ pub struct Pool {
     pub queue_timeout: Duration,
     /// Local address to connect from.
     pub source: Option<IpAddr>,
+    /// The PROXY protocol that tells the backends whom a connection is from; `None` = nothing does.
+    pub send_proxy: Option<Version>,
     /// TLS towards the backends, one for each worker; empty = none.
     pub tls: Box<[Client]>,
     /// Counts.
@@ -153,13 +156,29 @@ impl Pool {
     /// `client` is the hash of the client's address, `entropy` any number that differs from call
     /// to call.
     pub fn lease(&self, client: u64, entropy: u64, tried: &Tried) -> Result<Lease, Unavailable> {
-        let of = |tier: &Tier, tried: &[u16]| {
+        self.in_tiers(tried, |tier, tried| {
             let slot = tier.group.pick(&Request { client, entropy, tried })?;
             let backend = tier.backends[slot].clone().ok_or(Unavailable::Down)?;
             Ok(Lease { backend, queue: Arc::clone(&self.queue) })
-        };
-        match of(&self.ordinary, &tried.ordinary) {
-            Err(Unavailable::Down) => of(&self.backup, &tried.backup),
+        })
+    }
+
+    /// The backend that [`Pool::lease`] would choose at this moment. Nothing changes by asking.
+    pub fn peek(&self, client: u64, entropy: u64) -> Result<Arc<Backend>, Unavailable> {
+        self.in_tiers(&Tried::none(), |tier, tried| {
+            let slot = tier.group.peek(&Request { client, entropy, tried })?;
+            tier.backends[slot].clone().ok_or(Unavailable::Down)
+        })
+    }
+
+    #[inline]
+    fn in_tiers<T>(
+        &self,
+        tried: &Tried,
+        choose: impl Fn(&Tier, &[u16]) -> Result<T, Unavailable>,
+    ) -> Result<T, Unavailable> {
+        match choose(&self.ordinary, &tried.ordinary) {
+            Err(Unavailable::Down) => choose(&self.backup, &tried.backup),
             // Backups stand in for backends that are down, not for busy ones.
             found => found,
         }
@@ -381,6 +400,7 @@ mod tests {
             retries: 2,
             queue_timeout: Duration::from_secs(1),
             source: None,
+            send_proxy: None,
             tls: Box::default(),
             stats: Arc::new(PerWorker::new(1)),
             connect_seconds: metrics::Histogram::noop(),

@@ -54,14 +54,15 @@ enum Decision {
     Nothing,
 }
 
-/// Reads a request and answers it. The head must be there by `deadline`.
+/// Reads a request, of which `buffer` was read already, and answers it. The head must be there by
+/// `deadline`.
 pub async fn serve(
     events: &EventLoop,
     client: &Watched<TcpStream>,
+    mut buffer: Vec<u8>,
     challenges: Option<&Challenges>,
     deadline: std::time::Instant,
 ) -> Outcome {
-    let mut buffer = Vec::new();
     let mut reader = http_head::Reader::new();
     let reading = gather(client, &mut buffer, |bytes, ended| match reader.advance(bytes) {
         Parsed::Head(head) => Some(match challenges.filter(|_| http_head::is_challenge(&head)) {

@@ -34,7 +34,13 @@ impl<T> Routes<T> {
 
     /// Where the first route leads that matches.
     pub fn find(&self, asked: &Asked<'_>) -> Option<&T> {
-        self.0.iter().find(|route| route.matches(asked)).map(|route| &route.target)
+        self.first(asked).map(|(_, target)| target)
+    }
+
+    /// The first route that matches: its index, and where it leads.
+    pub fn first(&self, asked: &Asked<'_>) -> Option<(usize, &T)> {
+        let mut routes = self.0.iter().enumerate();
+        routes.find(|(_, route)| route.matches(asked)).map(|(index, route)| (index, &route.target))
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
+use crate::guard::Guard;
 use crate::pool::Pool;
 use crate::redirect::Challenges;
 use crate::relay::Limits;
@@ -40,7 +41,9 @@ pub struct Listener {
     pub pool: Option<Arc<Pool>>,
     /// Connections at once; 0 = no limit of its own.
     pub max_connections: u32,
-    /// Longest time from accept to the end of the TLS handshake.
+    /// What it takes to come in; `None` = nothing.
+    pub guard: Option<Guard>,
+    /// Longest time from accept to the end of the PROXY header and of the TLS handshake.
     pub client_timeout: Duration,
     /// How long its connections may be silent.
     pub limits: Limits,

@@ -3,12 +3,13 @@
 
 #![allow(
     unsafe_code,
-    reason = "accept4 with an address, an option without a wrapper; each block has its proof"
+    reason = "accept4 with an address, an option without a wrapper, descriptors that were inherited; \
+              each block has its proof"
 )]
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -68,6 +69,51 @@ fn listening_socket(address: SocketAddr) -> io::Result<Socket> {
         }
     }
     Ok(socket)
+}
+
+/// Makes a socket that somebody else has opened what [`listen`] opens, as far as that can be done
+/// afterwards.
+///
+/// Fails if it is no socket that listens for streams.
+pub fn adopt(socket: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    if socket.r#type()? != Type::STREAM || !socket.is_listener()? {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a listening socket"));
+    }
+    socket.set_nonblocking(true)?;
+    if socket.domain()? != Domain::UNIX {
+        socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_keepalive(&keepalive())?;
+    }
+    Ok(())
+}
+
+/// Takes a descriptor that this process was started with, by its number. From now on it ends with
+/// this process: what is started from here does not inherit it.
+///
+/// Fails with `EBADF` if there is none of this number, or if it was opened here: whatever this
+/// program opens is close-on-exec, and only what is not has come through `exec`. So each can be
+/// taken once.
+pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    if number < 3 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: asking for its flags, and setting them, does nothing to a descriptor but that; a
+    // number without one is an error.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    if flags < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if flags & libc::FD_CLOEXEC != 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: as above.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, flags | libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and nobody in this process owns it: it came through `exec`, and was not
+    // taken before, or it would be close-on-exec.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// Takes the next connection: non-blocking, close-on-exec, with the address of the client.
@@ -231,6 +277,24 @@ impl<S: AsFd> Drop for ResetOnDrop<'_, S> {
 /// Receives into `buffer` without waiting; 0 = end of stream.
 pub fn receive(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(nix::sys::socket::recv(socket.as_fd().as_raw_fd(), buffer, MsgFlags::empty())?)
+}
+
+/// Sends two things, one after the other, in one segment if they fit, without waiting.
+pub fn send_both(socket: &impl AsFd, first: &[u8], then: &[u8]) -> io::Result<usize> {
+    let parts = [IoSlice::new(first), IoSlice::new(then)];
+    SockRef::from(socket).send_vectored_with_flags(&parts, libc::MSG_NOSIGNAL)
+}
+
+/// Reads what has come by now, and forgets it: a socket that is closed while there is something
+/// unread is reset. What is beyond a bound, or comes later, is not read.
+pub fn empty(socket: &impl AsFd) {
+    let mut buffer = [0; 4096];
+    for _ in 0..64 {
+        // An error is an end as well.
+        if !receive(socket, &mut buffer).is_ok_and(|received| received > 0) {
+            return;
+        }
+    }
 }
 
 /// Sends without waiting. `more`: other bytes, or FIN, follow at once, and may share a segment.

@@ -5,9 +5,10 @@
 //! that carries the least. Otherwise workers share nothing but counters.
 
 mod door;
+mod roster;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
@@ -16,15 +17,18 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::connection::{Accepted, serve};
 use crate::event_loop::EventLoop;
 use crate::log::{Output, Ration};
 use crate::record::{Format, Id, Record};
+use crate::sandbox;
 use crate::snapshot::{Listener, ListenerMeters, Snapshot};
 use crate::socket;
 use door::Door;
+use roster::Roster;
+pub use roster::{Census, Seat};
 
 /// How often a worker shows that it lives and hands its records over.
 const TICK: Duration = Duration::from_millis(100);
@@ -43,15 +47,23 @@ const RECORDS: usize = 64 << 10;
 /// How long the socket of a removed listener waits for room to accept what is in its queue.
 pub const CLOSING: Duration = Duration::from_secs(1);
 
+/// Listening sockets, by the address that they are bound to.
+pub type Sockets = HashMap<SocketAddr, Vec<Arc<TcpListener>>>;
+
 /// What the control plane tells a worker.
 #[derive(Debug)]
 enum Command {
     /// This is the world now; these are the sockets that are new in it.
-    Publish(Arc<Snapshot>, Vec<(SocketAddr, TcpListener)>),
+    Publish(Arc<Snapshot>, Vec<(SocketAddr, Arc<TcpListener>)>),
     /// Another worker has too many: serve this one.
     Adopt(Accepted),
-    /// Accept no more; what waits in the accept queues is still served.
-    Close,
+    /// Cut the connections of the backend with this id.
+    Cut(u64),
+    /// Say how old the oldest connections are.
+    Count(oneshot::Sender<Census>),
+    /// Accept no more; what waits in the accept queues is still served, but for those of these
+    /// addresses, which another process serves.
+    Close(Arc<HashSet<SocketAddr>>),
     /// End, whatever is still open.
     Stop,
 }
@@ -63,6 +75,10 @@ pub struct Crew {
     /// Connections in the process.
     connections: AtomicU32,
     began: Instant,
+    /// What connections are named after: see [`Id`].
+    started: u64,
+    /// Milliseconds after [`Crew::began`] when a shortage was last told of.
+    shortage_told: AtomicU64,
 }
 
 /// What is known of one worker.
@@ -74,6 +90,8 @@ struct Post {
     heartbeat: AtomicU64,
     /// Accepting sockets that are still open.
     doors: AtomicU32,
+    /// Generation of the snapshot that it serves by.
+    generation: AtomicU64,
     commands: mpsc::UnboundedSender<Command>,
 }
 
@@ -88,17 +106,21 @@ impl Crew {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// The longest time since a worker last showed that it lives.
-    pub fn longest_silence(&self) -> Duration {
+    /// For each worker the time since it last showed that it lives.
+    pub fn silences(&self) -> impl Iterator<Item = Duration> {
         let now = self.began.elapsed();
-        self.posts
-            .iter()
-            .map(|post| {
-                let heartbeat = Duration::from_millis(post.heartbeat.load(Ordering::Relaxed));
-                now.saturating_sub(heartbeat)
-            })
-            .max()
-            .unwrap_or_default()
+        let heartbeats = self.heartbeats().map(Duration::from_millis);
+        heartbeats.map(move |heartbeat| now.saturating_sub(heartbeat))
+    }
+
+    /// The longest of them.
+    pub fn longest_silence(&self) -> Duration {
+        self.silences().max().unwrap_or_default()
+    }
+
+    /// The start that connections are named after, in seconds since 1970.
+    pub fn started(&self) -> u64 {
+        self.started
     }
 
     /// For each worker a number that grows, about ten times a second, as long as it lives.
@@ -106,17 +128,28 @@ impl Crew {
         self.posts.iter().map(|post| post.heartbeat.load(Ordering::Relaxed))
     }
 
+    /// Whether every worker serves those who come now by a snapshot of this generation, or a later
+    /// one.
+    pub fn serves(&self, generation: u64) -> bool {
+        self.posts.iter().all(|post| post.generation.load(Ordering::Acquire) >= generation)
+    }
+
     /// Whether a worker still accepts.
     pub fn accepts(&self) -> bool {
         self.posts.iter().any(|post| post.doors.load(Ordering::Relaxed) > 0)
     }
 
-    /// Publishes a snapshot, with the new sockets of its listeners, each one for each worker.
-    pub fn publish(&self, snapshot: &Arc<Snapshot>, opened: Vec<(SocketAddr, Vec<TcpListener>)>) {
+    /// Publishes a snapshot, with the new sockets of its listeners: in general each has one for
+    /// each worker. Where there are more, workers have several, since the kernel hands connections
+    /// to all of them; where there are less, workers share one.
+    pub fn publish(&self, snapshot: &Arc<Snapshot>, opened: &Sockets) {
         let mut by_worker: Vec<Vec<_>> = self.posts.iter().map(|_| Vec::new()).collect();
+        let workers = by_worker.len();
         for (address, sockets) in opened {
-            for (sockets, socket) in by_worker.iter_mut().zip(sockets) {
-                sockets.push((address, socket));
+            for turn in 0..workers.max(sockets.len()) {
+                if let Some(socket) = sockets.get(turn % sockets.len().max(1)) {
+                    by_worker[turn % workers].push((*address, Arc::clone(socket)));
+                }
             }
         }
         for (post, sockets) in self.posts.iter().zip(by_worker) {
@@ -124,9 +157,37 @@ impl Crew {
         }
     }
 
-    /// Stops accepting.
-    pub fn close(&self) {
-        self.posts.iter().for_each(|post| post.tell(Command::Close));
+    /// Cuts the connections that the backend with this id has at the moment, each by a reset.
+    pub fn cut(&self, backend: u64) {
+        self.posts.iter().for_each(|post| post.tell(Command::Cut(backend)));
+    }
+
+    /// Asks each worker for the oldest connections of its backends.
+    pub fn census(&self) -> Vec<oneshot::Receiver<Census>> {
+        let ask = |post: &Post| {
+            let (sender, answer) = oneshot::channel();
+            post.tell(Command::Count(sender));
+            answer
+        };
+        self.posts.iter().map(ask).collect()
+    }
+
+    /// Stops accepting. What waits in the accept queues is still served, but for those of the
+    /// addresses in `left`, where another process goes on.
+    pub fn close(&self, left: HashSet<SocketAddr>) {
+        let left = Arc::new(left);
+        self.posts.iter().for_each(|post| post.tell(Command::Close(Arc::clone(&left))));
+    }
+
+    /// Whether a shortage of files or memory is to be told of: once a second, whichever worker meets
+    /// it, at whichever socket.
+    fn tells_of_shortage(&self) -> bool {
+        const PAUSE: u64 = 1_000;
+        // So that the first is told of.
+        let now =
+            PAUSE + u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - PAUSE);
+        let told = |last: u64| (now >= last + PAUSE).then_some(now);
+        self.shortage_told.fetch_update(Ordering::Relaxed, Ordering::Relaxed, told).is_ok()
     }
 
     fn stop(&self) {
@@ -211,10 +272,21 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts `count` workers, each on a processor of its own if `pin`.
+    /// Starts `count` workers, each on a processor of its own if `pin`. Connections are named after
+    /// this moment, but never after one before `not_before`, in seconds since 1970.
     ///
     /// Fails if the system gives no thread or no event queue.
-    pub fn start(count: usize, pin: bool, output: &Output, format: Format) -> io::Result<Self> {
+    pub fn start(
+        count: usize,
+        pin: bool,
+        output: &Output,
+        format: Format,
+        not_before: u64,
+    ) -> io::Result<Self> {
+        let started = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs())
+            .max(not_before);
         let (posts, inboxes): (Vec<_>, Vec<_>) = (0..count)
             .map(|_| {
                 let (commands, inbox) = mpsc::unbounded_channel();
@@ -222,6 +294,7 @@ impl Workers {
                     connections: AtomicU32::new(0),
                     heartbeat: AtomicU64::new(0),
                     doors: AtomicU32::new(0),
+                    generation: AtomicU64::new(0),
                     commands,
                 };
                 (post, inbox)
@@ -231,11 +304,10 @@ impl Workers {
             posts: posts.into(),
             connections: AtomicU32::new(0),
             began: Instant::now(),
+            started,
+            shortage_told: AtomicU64::new(0),
         });
         let processors = if pin { socket::processors()? } else { Vec::new() };
-        let started = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
         let (ready, readiness) = std::sync::mpsc::channel();
         let mut threads = Vec::with_capacity(count);
         for (index, inbox) in inboxes.into_iter().enumerate() {
@@ -250,6 +322,9 @@ impl Workers {
                         Ok(events) => events,
                         Err(error) => return drop(ready.send(Err(error))),
                     };
+                    if let Err(error) = sandbox::enter(sandbox::Role::Worker) {
+                        return drop(ready.send(Err(error.into())));
+                    }
                     drop(ready.send(Ok(())));
                     let local = Rc::new(Local {
                         index,
@@ -264,6 +339,7 @@ impl Workers {
                         entropy: Cell::new(started ^ (index as u64) << 32),
                         handshakes: Cell::new((0, 0)),
                         complaints: Ration::new(COMPLAINTS),
+                        roster: Roster::new(Instant::now()),
                     });
                     // The connections that are still open at its end leave their records.
                     if let Err(error) = events.run(work(Rc::clone(&local), inbox)) {
@@ -279,9 +355,9 @@ impl Workers {
     }
 
     /// Ends all workers, and with them the connections that are still open.
-    pub fn stop(self) {
+    pub fn stop(&mut self) {
         self.crew.stop();
-        for thread in self.threads {
+        for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a worker panicked");
             }
@@ -308,6 +384,8 @@ pub struct Local {
     handshakes: Cell<(u64, u32)>,
     /// Of lines on what clients do wrong.
     pub complaints: Ration,
+    /// The connections that have reached a backend.
+    pub roster: Roster,
 }
 
 impl Local {
@@ -367,9 +445,12 @@ impl Local {
     }
 }
 
+/// Where a worker accepts.
+type Doors = HashMap<SocketAddr, Vec<Rc<Door>>>;
+
 /// The life of a worker.
 async fn work(local: Rc<Local>, mut inbox: mpsc::UnboundedReceiver<Command>) {
-    let mut doors: HashMap<SocketAddr, Rc<Door>> = HashMap::new();
+    let mut doors: Doors = HashMap::new();
     let mut tick = local.events.now();
     loop {
         let Some(command) = local.events.until(tick, inbox.recv()).await else {
@@ -382,9 +463,21 @@ async fn work(local: Rc<Local>, mut inbox: mpsc::UnboundedReceiver<Command>) {
             Some(Command::Adopt(accepted)) => admit(&local, accepted),
             Some(Command::Publish(snapshot, opened)) => {
                 publish(&local, &mut doors, &snapshot, opened);
+                local.post().generation.store(snapshot.generation, Ordering::Release);
             }
-            Some(Command::Close) => {
-                doors.drain().for_each(|(_, door)| door.close(&local.events, None));
+            Some(Command::Cut(backend)) => {
+                local.roster.cut(backend).into_iter().for_each(|task| local.events.wake(task));
+            }
+            // Who asked may have given up.
+            Some(Command::Count(answer)) => drop(answer.send(local.roster.census())),
+            Some(Command::Close(left)) => {
+                for (address, doors) in doors.drain() {
+                    let leave = left.contains(&address);
+                    doors.iter().for_each(|door| match leave {
+                        true => door.leave(&local.events),
+                        false => door.close(&local.events, None),
+                    });
+                }
             }
             Some(Command::Stop) | None => {
                 // What was handed over until now ends with the rest, and leaves its record.
@@ -401,30 +494,38 @@ async fn work(local: Rc<Local>, mut inbox: mpsc::UnboundedReceiver<Command>) {
 
 fn publish(
     local: &Rc<Local>,
-    doors: &mut HashMap<SocketAddr, Rc<Door>>,
+    doors: &mut Doors,
     snapshot: &Arc<Snapshot>,
-    opened: Vec<(SocketAddr, TcpListener)>,
+    opened: Vec<(SocketAddr, Arc<TcpListener>)>,
 ) {
     local.access_log.set(snapshot.access_log);
-    let mut opened: HashMap<_, _> = opened.into_iter().collect();
+    let mut sockets: HashMap<_, Vec<_>> = HashMap::new();
+    for (address, socket) in opened {
+        sockets.entry(address).or_default().push(socket);
+    }
     let mut before = std::mem::take(doors);
     for listener in &snapshot.listeners {
         for &address in &listener.bind {
-            let door = match (before.remove(&address), opened.remove(&address)) {
-                (Some(door), _) => door,
-                (None, Some(socket)) => Door::open(local, listener, snapshot, socket),
+            let open = |socket| Door::open(local, listener, snapshot, socket);
+            let here: Vec<_> = match (before.remove(&address), sockets.remove(&address)) {
+                (Some(doors), _) => doors,
+                (None, Some(sockets)) => sockets.into_iter().map(open).collect(),
                 (None, None) => {
                     tracing::error!(%address, worker = local.index, "no socket to accept from");
                     continue;
                 }
             };
-            door.belong_to(listener, snapshot);
-            doors.insert(address, door);
+            here.iter().for_each(|door| door.belong_to(listener, snapshot));
+            doors.insert(address, here);
         }
     }
-    before.into_values().for_each(|door| door.close(&local.events, Some(CLOSING)));
+    let closed = before.into_values().flatten();
+    closed.for_each(|door| door.close(&local.events, Some(CLOSING)));
 }
 
 fn admit(local: &Rc<Local>, accepted: Accepted) {
     local.events.spawn(serve(Rc::clone(local), accepted));
 }
+
+#[cfg(test)]
+mod tests;

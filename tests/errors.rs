@@ -209,7 +209,11 @@ fn faults_are_shown_with_their_place() {
         (twice, 13, "on line 4"),
         (overlap, 14, "0.0.0.0:8080"),
         (SOUND.replace("name = \"a\"", "naem = \"a\""), 9, "did you mean 'name'"),
-        (SOUND.replace("pool = \"app\"", "pool = \"app\"\nallow = []"), 7, "not supported yet"),
+        (
+            SOUND.replace("pool = \"app\"", "pool = \"app\"\nprotocol = \"udp\""),
+            7,
+            "not supported yet",
+        ),
         (SOUND.replace("pool = \"app\"", "pool = \"app"), 6, ""),
         (SOUND.replace("bind =", "idle_timeout = \"forever\"\nbind ="), 5, "forever"),
     ];

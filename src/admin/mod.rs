@@ -3,7 +3,12 @@
 //! Runs on the control thread. It asks the control loop and waits for the answer; it never
 //! touches the world itself.
 
+pub mod api;
 pub mod client;
+mod dashboard;
+pub mod explanation;
+pub mod order;
+pub mod server;
 pub mod status;
 mod stream;
 
@@ -12,17 +17,16 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use axum::Router;
 use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::metrics::Renderer;
+use explanation::{Explanation, Question};
+use order::{Candidate, Difference, Order, Reply};
+use server::{Entrance, Who};
 use status::Status;
+pub use stream::Replay;
 
 /// A question to the control loop.
 #[derive(Debug)]
@@ -33,10 +37,17 @@ pub enum Ask {
     Health(oneshot::Sender<Vec<String>>),
     /// Why the gateway is not ready; nothing if it is.
     Readiness(oneshot::Sender<Vec<String>>),
-    /// What happens from now on; `None` if too many listen already.
-    Events(oneshot::Sender<Option<mpsc::Receiver<Bytes>>>),
+    /// What happens from now on, and what is to be repeated of what has happened; `None` if too many
+    /// listen already.
+    Events(Replay, oneshot::Sender<Option<mpsc::Receiver<Bytes>>>),
     /// All series, up to date.
-    Metrics(oneshot::Sender<PrometheusHandle>),
+    Metrics(oneshot::Sender<Renderer>),
+    /// Where a connection would go.
+    Explain(Question, Reply<Explanation>),
+    /// What a reload of this would change.
+    Compare(Candidate, Reply<Difference>),
+    /// A change, and who wants it.
+    Order(Who, Order),
 }
 
 /// Opens the unix socket, for its owner alone. A socket that a dead process left behind is
@@ -67,61 +78,11 @@ pub async fn open_http(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await
 }
 
-/// Serves until dropped.
-pub async fn serve<L>(listener: L, asks: mpsc::Sender<Ask>)
-where
-    L: axum::serve::Listener,
-    L::Addr: std::fmt::Debug,
-{
-    let router = Router::new()
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .route("/v1/status", get(status))
-        .route("/v1/events", get(stream::events))
-        .with_state(asks);
-    if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!(%error, "the admin server ended");
-    }
-}
-
-type Asks = State<mpsc::Sender<Ask>>;
-
-async fn ask<T>(
-    State(asks): Asks,
-    question: impl FnOnce(oneshot::Sender<T>) -> Ask,
-) -> Result<T, StatusCode> {
-    let (sender, answer) = oneshot::channel();
-    let gone = |_| StatusCode::SERVICE_UNAVAILABLE;
-    asks.send(question(sender)).await.map_err(|error| gone(error.to_string()))?;
-    answer.await.map_err(|error| gone(error.to_string()))
-}
-
-async fn healthz(asks: Asks) -> Result<Response, StatusCode> {
-    Ok(verdict(&ask(asks, Ask::Health).await?))
-}
-
-async fn readyz(asks: Asks) -> Result<Response, StatusCode> {
-    Ok(verdict(&ask(asks, Ask::Readiness).await?))
-}
-
-fn verdict(reasons: &[String]) -> Response {
-    if reasons.is_empty() {
-        (StatusCode::OK, "ok\n").into_response()
-    } else {
-        let reasons: String = reasons.iter().map(|reason| format!("{reason}\n")).collect();
-        (StatusCode::SERVICE_UNAVAILABLE, reasons).into_response()
-    }
-}
-
-async fn metrics(asks: Asks) -> Result<Response, StatusCode> {
-    let renderer = ask(asks, Ask::Metrics).await?;
-    let text = tokio::task::spawn_blocking(move || renderer.render())
-        .await
-        .map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
-    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
-}
-
-async fn status(asks: Asks) -> Result<Json<Status>, StatusCode> {
-    Ok(Json(ask(asks, Ask::Status).await?))
+/// Serves until dropped, or until `stopped`: then it finishes what has been asked.
+pub async fn serve(
+    entrance: impl Entrance,
+    asks: mpsc::Sender<Ask>,
+    stopped: impl Future<Output = ()> + Send,
+) {
+    server::serve(entrance, api::router(asks), stopped).await;
 }

@@ -80,7 +80,7 @@ pub struct Reload {
 }
 
 /// An older process that still serves connections.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Previous {
     /// Its process id.
     pub pid: u32,
@@ -91,7 +91,7 @@ pub struct Previous {
 }
 
 /// A drain of the node as a whole.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct NodeDrain {
     /// Who asked for it.
     pub who: String,

@@ -35,6 +35,12 @@ impl Load {
         (self.0 & ACTIVE_MASK) as u32
     }
 
+    /// Whether it takes a further connection, if it may have `limit` (0 = no limit).
+    #[inline]
+    pub fn takes(self, limit: u32) -> bool {
+        self.weight() != 0 && (limit == 0 || self.active() < limit)
+    }
+
     /// Whether a further connection here would weigh less than a further one on `other`.
     ///
     /// Compares `(active + 1) / weight` exactly, by cross-multiplication: the left factor has at
@@ -83,7 +89,7 @@ impl Cell {
     /// Takes a lease unless the weight is 0 or `limit` leases are out (0 = no limit).
     pub fn lease(&self, limit: u32) -> bool {
         let mut seen = self.load();
-        while seen.weight() != 0 && (limit == 0 || seen.active() < limit) {
+        while seen.takes(limit) {
             match self.0.compare_exchange_weak(
                 seen.0,
                 seen.0 + 1,

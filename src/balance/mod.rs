@@ -121,11 +121,20 @@ impl Group {
 
     /// Chooses a slot and takes a lease on its cell, which the caller must release.
     pub fn pick(&self, request: &Request<'_>) -> Result<usize, Unavailable> {
+        self.choose(request, &Grasp)
+    }
+
+    /// The slot that [`Group::pick`] would choose at this moment. Nothing changes by asking.
+    pub fn peek(&self, request: &Request<'_>) -> Result<usize, Unavailable> {
+        self.choose(request, &Glance)
+    }
+
+    fn choose(&self, request: &Request<'_>, hand: &impl Hand) -> Result<usize, Unavailable> {
         match &self.chooser {
-            Chooser::RoundRobin(wheel) => self.in_turn(wheel, request),
-            Chooser::LeastConnections => self.least_loaded(request),
-            Chooser::Random(wheel) => self.better_of_two(wheel, request),
-            Chooser::SourceHash(maglev) => self.by_hash(maglev, request),
+            Chooser::RoundRobin(wheel) => self.in_turn(wheel, request, hand),
+            Chooser::LeastConnections => self.least_loaded(request, hand),
+            Chooser::Random(wheel) => self.better_of_two(wheel, request, hand),
+            Chooser::SourceHash(maglev) => self.by_hash(maglev, request, hand),
         }
     }
 
@@ -169,7 +178,12 @@ impl Group {
         self.blocks[slot / Block::CELLS].cell(slot % Block::CELLS)
     }
 
-    fn in_turn(&self, wheel: &Wheel, request: &Request<'_>) -> Result<usize, Unavailable> {
+    fn in_turn(
+        &self,
+        wheel: &Wheel,
+        request: &Request<'_>,
+        hand: &impl Hand,
+    ) -> Result<usize, Unavailable> {
         let mut from = self.cursor.load(Ordering::Relaxed);
         loop {
             let mut look = Look::new(self, request);
@@ -179,14 +193,9 @@ impl Group {
             let Some((position, slot)) = found else {
                 return Err(look.refusal());
             };
-            match self.cursor.compare_exchange_weak(
-                from,
-                position + 1,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) if self.cell(slot).lease(self.limits[slot]) => return Ok(slot),
-                Ok(_) => from = position + 1,
+            match hand.advance(&self.cursor, from, position + 1) {
+                Ok(()) if hand.lease(self.cell(slot), self.limits[slot]) => return Ok(slot),
+                Ok(()) => from = position + 1,
                 Err(now) => from = now,
             }
         }
@@ -214,7 +223,7 @@ impl Group {
         next.or(next_ramping)
     }
 
-    fn least_loaded(&self, request: &Request<'_>) -> Result<usize, Unavailable> {
+    fn least_loaded(&self, request: &Request<'_>, hand: &impl Hand) -> Result<usize, Unavailable> {
         loop {
             // Beginning after the last choice makes equals take turns.
             let first = self.cursor.load(Ordering::Relaxed) as usize;
@@ -226,8 +235,8 @@ impl Group {
             if best.load == Load::NOTHING {
                 return Err(look.refusal());
             }
-            if self.cell(best.slot).lease_exact(best.load) {
-                self.cursor.store(best.slot as u64 + 1, Ordering::Relaxed);
+            if hand.lease_exact(self.cell(best.slot), best.load) {
+                hand.leave(&self.cursor, best.slot as u64 + 1);
                 return Ok(best.slot);
             }
         }
@@ -255,7 +264,12 @@ impl Group {
         best
     }
 
-    fn better_of_two(&self, wheel: &Wheel, request: &Request<'_>) -> Result<usize, Unavailable> {
+    fn better_of_two(
+        &self,
+        wheel: &Wheel,
+        request: &Request<'_>,
+        hand: &impl Hand,
+    ) -> Result<usize, Unavailable> {
         let mut entropy = request.entropy;
         loop {
             let mut random = || {
@@ -273,7 +287,7 @@ impl Group {
             let busier = u64::from(one.active()) * u64::from(other.weight())
                 > u64::from(other.active()) * u64::from(one.weight());
             let slot = if busier { second } else { first };
-            if self.cell(slot).lease(self.limits[slot]) {
+            if hand.lease(self.cell(slot), self.limits[slot]) {
                 return Ok(slot);
             }
         }
@@ -321,7 +335,12 @@ impl Group {
         if sum == 0 { Err(look.refusal()) } else { Ok(drawn) }
     }
 
-    fn by_hash(&self, maglev: &Maglev, request: &Request<'_>) -> Result<usize, Unavailable> {
+    fn by_hash(
+        &self,
+        maglev: &Maglev,
+        request: &Request<'_>,
+        hand: &impl Hand,
+    ) -> Result<usize, Unavailable> {
         loop {
             let mut look = Look::new(self, request);
             let found =
@@ -336,10 +355,67 @@ impl Group {
             let Some(slot) = found else {
                 return Err(look.refusal());
             };
-            if self.cell(slot).lease(self.limits[slot]) {
+            if hand.lease(self.cell(slot), self.limits[slot]) {
                 return Ok(slot);
             }
         }
+    }
+}
+
+/// What a choice does about what it has chosen.
+trait Hand {
+    /// Moves round robin's turn from `from` on to `to`; else says where it is.
+    fn advance(&self, cursor: &AtomicU64, from: u64, to: u64) -> Result<(), u64>;
+    /// Notes where the next choice is to begin.
+    fn leave(&self, cursor: &AtomicU64, next: u64);
+    /// [`Cell::lease`].
+    fn lease(&self, cell: &Cell, limit: u32) -> bool;
+    /// [`Cell::lease_exact`].
+    fn lease_exact(&self, cell: &Cell, seen: Load) -> bool;
+}
+
+/// Takes it.
+struct Grasp;
+
+impl Hand for Grasp {
+    #[inline]
+    fn advance(&self, cursor: &AtomicU64, from: u64, to: u64) -> Result<(), u64> {
+        let (done, failed) = (Ordering::Relaxed, Ordering::Relaxed);
+        cursor.compare_exchange_weak(from, to, done, failed).map(|_| ())
+    }
+
+    #[inline]
+    fn leave(&self, cursor: &AtomicU64, next: u64) {
+        cursor.store(next, Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn lease(&self, cell: &Cell, limit: u32) -> bool {
+        cell.lease(limit)
+    }
+
+    #[inline]
+    fn lease_exact(&self, cell: &Cell, seen: Load) -> bool {
+        cell.lease_exact(seen)
+    }
+}
+
+/// Only says what it would take.
+struct Glance;
+
+impl Hand for Glance {
+    fn advance(&self, _: &AtomicU64, _: u64, _: u64) -> Result<(), u64> {
+        Ok(())
+    }
+
+    fn leave(&self, _: &AtomicU64, _: u64) {}
+
+    fn lease(&self, cell: &Cell, limit: u32) -> bool {
+        cell.load().takes(limit)
+    }
+
+    fn lease_exact(&self, _: &Cell, _: Load) -> bool {
+        true
     }
 }
 
@@ -424,7 +500,5 @@ impl<'a> Look<'a> {
     }
 }
 
-#[cfg(test)]
-mod pictures;
 #[cfg(test)]
 mod tests;

@@ -1,3 +1,5 @@
+mod pictures;
+
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
@@ -5,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-pub(super) fn group(policy: Policy, seats: &[(u16, u32)]) -> Group {
+fn group(policy: Policy, seats: &[(u16, u32)]) -> Group {
     let names: Vec<String> = (0..seats.len()).map(|n| format!("b{n}")).collect();
     let seats: Vec<Seat<'_>> = seats
         .iter()
@@ -24,7 +26,7 @@ fn equal(policy: Policy, count: usize) -> Group {
     group(policy, &vec![(100, 0); count])
 }
 
-pub(super) fn request(entropy: u64) -> Request<'static> {
+fn request(entropy: u64) -> Request<'static> {
     Request { client: mix(entropy), entropy, tried: &[] }
 }
 
@@ -278,7 +280,12 @@ proptest! {
                     && group.cell(candidate).load().weight() > 0
                     && (limit == 0 || held[candidate] < limit)
             };
-            match group.pick(&Request { client: entropy, entropy, tried: &tried }) {
+            let request = Request { client: entropy, entropy, tried: &tried };
+            // Looking is choosing, and changes nothing, however often.
+            let glances = [(); 3].map(|()| group.peek(&request));
+            let picked = group.pick(&request);
+            prop_assert_eq!(glances, [picked; 3]);
+            match picked {
                 Ok(chosen) => {
                     prop_assert!(open(chosen));
                     held[chosen] += 1;

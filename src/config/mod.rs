@@ -18,17 +18,22 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 pub use diagnostics::{Diagnostic, Report};
 pub use plan::Plan;
+pub use suggest::nearest;
+pub use units::format_duration;
 
+pub mod accepts;
 pub mod plan;
 
 mod address;
 mod cipher;
 mod diagnostics;
 mod findings;
+mod guard;
 mod health;
 mod protocol;
 mod reader;
@@ -98,9 +103,30 @@ pub fn parse(file: &str, source: &str) -> Result<Plan, Error> {
     }
 }
 
+/// Where a configuration that may be full of mistakes says that the admin socket is. `None` if it cannot
+/// be told.
+pub fn admin_socket(path: &Path) -> Option<PathBuf> {
+    let source = read(path).ok()?;
+    let mut errors = findings::Findings::default();
+    let text = syntax::Repaired::new(&source, &mut errors);
+    schema::File::read(&text.table(), &mut errors).admin.socket
+}
+
+/// Reads a duration as a configuration has it: `"60s"`.
+///
+/// # Errors
+///
+/// What is wrong with it, in words.
+pub fn duration(text: &str) -> Result<std::time::Duration, String> {
+    units::parse_duration(text).map_err(|problem| match problem.help {
+        Some(help) => format!("{}: {help}", problem.message),
+        None => problem.message,
+    })
+}
+
 fn read(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_FILE_SIZE + 1).read_to_end(&mut bytes)?;
+    open(path)?.take(MAX_FILE_SIZE + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE_SIZE {
         let message = format!("larger than {} MiB", MAX_FILE_SIZE >> 20);
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
@@ -110,6 +136,16 @@ fn read(path: &Path) -> io::Result<String> {
         let line = 1 + valid.iter().filter(|&&byte| byte == b'\n').count();
         io::Error::new(io::ErrorKind::InvalidData, format!("not UTF-8 (line {line})"))
     })
+}
+
+/// Opens an ordinary file: a pipe would be waited for, and with it the whole control plane.
+fn open(path: &Path) -> io::Result<File> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    match file.metadata()?.file_type() {
+        kind if kind.is_file() => Ok(file),
+        kind if kind.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "not an ordinary file")),
+    }
 }
 
 /// The usual causes in plain words; the rest as the system puts it.

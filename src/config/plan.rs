@@ -10,12 +10,17 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use guard::{Guard, Listed, SendProxy};
 pub use vrrp::{Node, TrackedPool, Vrrp};
 
+pub mod guard;
 pub mod vrrp;
 
 /// Where the admin socket is unless `admin.socket` says otherwise.
 pub const ADMIN_SOCKET: &str = "/run/lockgate/admin.sock";
+
+/// Where what operators set is kept unless `runtime.state_dir` says otherwise.
+pub const STATE_DIR: &str = "/var/lib/lockgate";
 
 /// A whole configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +56,21 @@ pub struct Runtime {
     pub max_connections: Option<NonZeroU32>,
     /// How long a graceful stop waits for connections.
     pub drain_timeout: Duration,
+    /// Where what operators set is kept; `None` = nowhere, it ends with the process.
+    pub state_dir: Option<PathBuf>,
+    /// How much a thread may do that it has no need to.
+    pub sandbox: Sandbox,
+}
+
+/// `runtime.sandbox`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sandbox {
+    /// `on`: threads have the privileges that they need, and are refused what they never do.
+    On,
+    /// `log`: the same privileges; what would be refused is done, and told by the kernel's log.
+    Log,
+    /// `off`: threads keep what the process was started with.
+    Off,
 }
 
 /// `[admin]`: where the process answers questions.
@@ -71,6 +91,10 @@ pub struct Log {
     pub format: Format,
     /// Write one access record per connection.
     pub access: bool,
+    /// File of events; `None` = standard error.
+    pub file: Option<PathBuf>,
+    /// File of access records; `None` = standard output.
+    pub access_file: Option<PathBuf>,
 }
 
 /// `log.level`
@@ -121,6 +145,8 @@ pub struct Listener {
     pub pool: Option<usize>,
     /// Connections at once on this listener; `None` = no limit of its own.
     pub max_connections: Option<NonZeroU32>,
+    /// Who may come in, and how much of it.
+    pub guard: Guard,
     /// Longest time until a client has said what is needed to serve it: its PROXY header,
     /// ClientHello and TLS handshake, or its request for a redirect.
     pub client_timeout: Duration,
@@ -354,6 +380,8 @@ pub struct Pool {
     pub all_down: AllDown,
     /// Local address to connect from.
     pub source: Option<IpAddr>,
+    /// Tells the backends whom a connection is from; `None` = nothing is told.
+    pub send_proxy: Option<SendProxy>,
     /// TLS to the backends; `None` = bytes are passed on as they are.
     pub tls: Option<PoolTls>,
     /// Active checks; `None` = none.

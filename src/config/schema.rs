@@ -12,6 +12,7 @@ use toml::de::DeTable;
 
 use super::address::{parse_backend, parse_bind, parse_name, parse_source};
 use super::findings::{Findings, Problem, Span, Spanned};
+use super::guard;
 use super::health;
 use super::plan::{self, Address, AllDown, Balance, Format, Level};
 use super::protocol::{self, Protocol, Service};
@@ -52,6 +53,7 @@ pub(super) struct Listener {
     pub(super) routes: Vec<Route>,
     pub(super) pool: Field<String>,
     pub(super) max_connections: Option<NonZeroU32>,
+    pub(super) guard: plan::Guard,
     pub(super) client_timeout: Duration,
     pub(super) idle_timeout: Duration,
     pub(super) half_close_timeout: Duration,
@@ -69,6 +71,7 @@ pub(super) struct Pool {
     pub(super) slow_start: Duration,
     pub(super) all_down: AllDown,
     pub(super) source: Field<Option<IpAddr>>,
+    pub(super) send_proxy: Option<plan::SendProxy>,
     pub(super) tls: Option<plan::PoolTls>,
     pub(super) health: Option<plan::Health>,
     pub(super) passive: Option<plan::Passive>,
@@ -109,8 +112,16 @@ fn runtime(mut section: Section<'_, '_>) -> plan::Runtime {
         pin: section.flag("pin").or(true),
         max_connections: section.limit("max_connections"),
         drain_timeout: section.duration_or_zero("drain_timeout").or(Duration::from_secs(30)),
+        state_dir: section
+            .parsed("state_dir", optional(parse_file))
+            .or(Some(PathBuf::from(plan::STATE_DIR))),
+        sandbox: section.choice("sandbox", &SANDBOX).or(plan::Sandbox::On),
     }
 }
+
+/// The words for [`plan::Sandbox`].
+const SANDBOX: [(&str, plan::Sandbox); 3] =
+    [("on", plan::Sandbox::On), ("log", plan::Sandbox::Log), ("off", plan::Sandbox::Off)];
 
 fn admin(mut section: Section<'_, '_>) -> Admin {
     let socket = section.parsed("socket", optional(parse_socket_path));
@@ -133,6 +144,8 @@ fn log(mut section: Section<'_, '_>) -> plan::Log {
         level: section.choice("level", &levels).or(Level::Info),
         format: section.choice("format", &formats).or(Format::Text),
         access: section.flag("access").or(true),
+        file: section.parsed("file", optional(parse_file)).or(None),
+        access_file: section.parsed("access_file", optional(parse_file)).or(None),
     }
 }
 
@@ -150,6 +163,7 @@ fn listener(mut section: Section<'_, '_>) -> Listener {
         routes,
         pool,
         max_connections: section.limit("max_connections"),
+        guard: guard::guard(&mut section),
         client_timeout: section.duration("client_timeout").or(Duration::from_secs(10)),
         idle_timeout: section.duration("idle_timeout").or(Duration::from_hours(1)),
         half_close_timeout: section.duration("half_close_timeout").or(Duration::from_mins(1)),
@@ -175,6 +189,7 @@ fn pool(name: Spanned<String>, mut section: Section<'_, '_>) -> Pool {
         slow_start: section.duration_or_zero("slow_start").or(Duration::ZERO),
         all_down: section.choice("all_down", &all_down).or(AllDown::Refuse),
         source: section.parsed("source", optional(parse_source)),
+        send_proxy: section.parsed("send_proxy", optional(guard::parse_send_proxy)).or(None),
         tls: section.section("tls", &known::POOL_TLS, tls::pool).value(),
         health: section.section("health", &known::HEALTH, health::health).value(),
         passive: section.section_or_empty("passive", &known::PASSIVE, health::passive),

@@ -7,10 +7,7 @@
 /// Case and `-` for `_` do not count. Near is at most one edit in three characters (insert, delete,
 /// replace, swap neighbours); failing that, the only candidate that contains the word or is
 /// contained in it.
-pub(super) fn nearest<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = fold(word);
     if word.is_empty() || word.len() > MAX_LENGTH {
         return None;

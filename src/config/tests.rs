@@ -4,13 +4,14 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use super::plan::{
-    Address, Admin, AllDown, Backend, Balance, Check, Format, Level, Listener, Log, Pair, Passive,
-    Plan, Pool, Protocol, Runtime,
+    Address, Admin, AllDown, Backend, Balance, Check, Format, Guard, Level, Listener, Log, Pair,
+    Passive, Plan, Pool, Protocol, Runtime, Sandbox,
 };
 use super::vocabulary as known;
 use super::{Error, Report, parse};
 
 mod files;
+mod guard;
 mod properties;
 mod tls;
 mod vrrp;
@@ -54,12 +55,20 @@ fn defaults() {
             pin: true,
             max_connections: None,
             drain_timeout: seconds(30),
+            state_dir: Some("/var/lib/lockgate".into()),
+            sandbox: Sandbox::On,
         },
         admin: Admin {
             socket: Some("/run/lockgate/admin.sock".into()),
             http: Some("127.0.0.1:8404".parse().unwrap()),
         },
-        log: Log { level: Level::Info, format: Format::Text, access: true },
+        log: Log {
+            level: Level::Info,
+            format: Format::Text,
+            access: true,
+            file: None,
+            access_file: None,
+        },
         pair: Pair { secret_file: None },
         nodes: Vec::new(),
         listeners: vec![Listener {
@@ -69,6 +78,7 @@ fn defaults() {
             routes: Vec::new(),
             pool: Some(0),
             max_connections: None,
+            guard: Guard::default(),
             client_timeout: seconds(10),
             idle_timeout: seconds(3600),
             half_close_timeout: seconds(60),
@@ -82,6 +92,7 @@ fn defaults() {
             slow_start: Duration::ZERO,
             all_down: AllDown::Refuse,
             source: None,
+            send_proxy: None,
             tls: None,
             health: None,
             passive: Some(Passive {
@@ -113,6 +124,8 @@ workers = 4
 pin = false
 max_connections = 50_000
 drain_timeout = "0s"
+state_dir = ""
+sandbox = "log"
 [admin]
 socket = ""
 http = ""
@@ -120,6 +133,8 @@ http = ""
 level = "trace"
 format = "json"
 access = false
+file = "log/events"
+access_file = "/var/log/records"
 [[listener]]
 name = "none"
 bind = ["[::]:443", "0.0.0.0:443"]
@@ -170,8 +185,17 @@ expect = "+PONG"
     assert_eq!(plan.runtime.workers, NonZeroUsize::new(4));
     assert_eq!(plan.runtime.max_connections, NonZeroU32::new(50_000));
     assert_eq!(plan.runtime.drain_timeout, Duration::ZERO);
+    assert_eq!(plan.runtime.state_dir, None);
+    assert_eq!(plan.runtime.sandbox, Sandbox::Log);
     assert_eq!(plan.admin, Admin { socket: None, http: None });
-    assert_eq!(plan.log, Log { level: Level::Trace, format: Format::Json, access: false });
+    let log = Log {
+        level: Level::Trace,
+        format: Format::Json,
+        access: false,
+        file: Some("log/events".into()),
+        access_file: Some("/var/log/records".into()),
+    };
+    assert_eq!(plan.log, log);
     assert_eq!(plan.listeners[0].pool, None);
     assert_eq!(plan.listeners[0].max_connections, NonZeroU32::new(7));
     assert_eq!(plan.listeners[0].idle_timeout, seconds(2 * 86_400));
@@ -258,6 +282,7 @@ address = "10.0.1.11"
 name = "web"
 bind = ["0.0.0.0:8080", "[::]:8080"]
 pool = "web"
+[listener.limit]
 [[listener]]
 name = "https"
 bind = ["0.0.0.0:8443", "[::]:8443"]
@@ -337,13 +362,7 @@ fn one_mistake_one_error() {
     for (section, extra, expected) in [
         // Keys.
         ("runtime", "worker = 1", "2:1 unknown key 'worker' in [runtime]"),
-        ("runtime", "state_dir = ''", "2:1 'state_dir' is not supported yet"),
         ("runtme", "workers = 1", "1:2 unknown key 'runtme' in the file"),
-        ("listener", "accept_proxy_from = []", "6:1 'accept_proxy_from' is not supported yet"),
-        ("listener", "allow = []", "6:1 'allow' is not supported yet"),
-        ("listener", "deny = []", "6:1 'deny' is not supported yet"),
-        ("listener", "limit = { rate = '9/s' }", "6:1 'limit' is not supported yet"),
-        ("pool.web", "send_proxy = 'v1'", "2:1 'send_proxy' is not supported yet"),
         ("backend", "wieght = 1", "9:1 unknown key 'wieght' in [[pool.NAME.backend]]"),
         ("listener", "\"a\\nb\" = 1", "6:1 unknown key 'a\u{fffd}b' in [[listener]]"),
         // Types.

@@ -1,5 +1,6 @@
-//! Durations as people write them: `"250ms"`, `"5s"`, `"1m30s"`, `"2d"`.
+//! Durations as people write them, `"250ms"`, `"5s"`, `"1m30s"`, `"2d"`, and rates: `"50/s"`.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::findings::{Problem, quote, shorten};
@@ -71,8 +72,49 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, Problem> {
     Ok(duration)
 }
 
+/// Units of rates, by the names that they go by.
+const PERIODS: [(&[&str], Duration); 3] = [
+    (&["s", "sec", "second"], Duration::from_secs(1)),
+    (&["m", "min", "minute"], Duration::from_mins(1)),
+    (&["h", "hour"], Duration::from_hours(1)),
+];
+
+/// The most that a rate can be, in any period.
+pub(super) const MAX_RATE: u32 = 1_000_000;
+
+/// Reads a rate: a whole number, `/`, and a unit of time.
+///
+/// # Errors
+///
+/// Anything else, zero, and what exceeds [`MAX_RATE`].
+pub(super) fn parse_rate(text: &str) -> Result<(NonZeroU32, Duration), Problem> {
+    const HELP: &str = "write \"50/s\", \"50/m\" or \"50/h\"";
+    let Some((number, unit)) = text.split_once('/') else {
+        let problem = Problem::new(format!("{} has no unit of time", quote(text)));
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let help =
+            if is_number { format!("write \"{}/s\"", shorten(text)) } else { HELP.to_owned() };
+        return Err(problem.help(help));
+    };
+    if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(Problem::new(format!("{} is not a rate", quote(text))).help(HELP));
+    }
+    let Some((_, period)) = PERIODS.iter().find(|(names, _)| names.contains(&unit)) else {
+        let problem = Problem::new(format!("unknown unit {}", quote(unit)));
+        return Err(problem.help("units of a rate are s, m and h"));
+    };
+    let count = number.parse().ok().and_then(NonZeroU32::new);
+    match count.filter(|count| count.get() <= MAX_RATE) {
+        Some(count) => Ok((count, *period)),
+        None => {
+            let message = format!("{} is out of range (1 to {MAX_RATE})", shorten(number));
+            Err(Problem::new(message).help("write \"\" for no limit"))
+        }
+    }
+}
+
 /// Writes a duration the way [`parse_duration`] reads it. Less than a microsecond is dropped.
-pub(super) fn format_duration(duration: Duration) -> String {
+pub fn format_duration(duration: Duration) -> String {
     let mut micros = duration.as_micros();
     if micros == 0 {
         return "0s".to_owned();
@@ -148,6 +190,44 @@ mod tests {
             assert_eq!(parse_duration(text).unwrap_err().message, message, "{text}");
         }
         assert_eq!(parse_duration("5").unwrap_err().help.unwrap(), "write \"5s\"");
+    }
+
+    #[test]
+    fn rates() {
+        for (text, count, seconds) in [
+            ("50/s", 50, 1),
+            ("50/sec", 50, 1),
+            ("1/second", 1, 1),
+            ("50/m", 50, 60),
+            ("50/min", 50, 60),
+            ("050/minute", 50, 60),
+            ("1000000/h", 1_000_000, 3_600),
+            ("7/hour", 7, 3_600),
+        ] {
+            let expected = (NonZeroU32::new(count).unwrap(), Duration::from_secs(seconds));
+            assert_eq!(parse_rate(text), Ok(expected), "{text}");
+        }
+        for (text, message, help) in [
+            ("", "'' has no unit of time", "write \"50/s\", \"50/m\" or \"50/h\""),
+            ("50", "'50' has no unit of time", "write \"50/s\""),
+            ("fast", "'fast' has no unit of time", "write \"50/s\", \"50/m\" or \"50/h\""),
+            ("/s", "'/s' is not a rate", "write \"50/s\", \"50/m\" or \"50/h\""),
+            ("5.5/s", "'5.5/s' is not a rate", "write \"50/s\", \"50/m\" or \"50/h\""),
+            ("-5/s", "'-5/s' is not a rate", "write \"50/s\", \"50/m\" or \"50/h\""),
+            ("50 / s", "'50 / s' is not a rate", "write \"50/s\", \"50/m\" or \"50/h\""),
+            ("50/d", "unknown unit 'd'", "units of a rate are s, m and h"),
+            ("50/", "unknown unit ''", "units of a rate are s, m and h"),
+            ("0/s", "0 is out of range (1 to 1000000)", "write \"\" for no limit"),
+            ("1000001/s", "1000001 is out of range (1 to 1000000)", "write \"\" for no limit"),
+            (
+                "99999999999999999999/s",
+                "99999999999999999999 is out of range (1 to 1000000)",
+                "write \"\" for no limit",
+            ),
+        ] {
+            let problem = parse_rate(text).unwrap_err();
+            assert_eq!((&*problem.message, &*problem.help.unwrap()), (message, help), "{text}");
+        }
     }
 
     proptest! {

@@ -23,15 +23,18 @@ pub(super) const FILE: Vocabulary = Vocabulary {
 
 pub(super) const RUNTIME: Vocabulary = Vocabulary {
     title: "[runtime]",
-    keys: &["workers", "pin", "max_connections", "drain_timeout"],
-    later: &["state_dir"],
+    keys: &["workers", "pin", "max_connections", "drain_timeout", "state_dir", "sandbox"],
+    later: &[],
 };
 
 pub(super) const ADMIN: Vocabulary =
     Vocabulary { title: "[admin]", keys: &["socket", "http"], later: &[] };
 
-pub(super) const LOG: Vocabulary =
-    Vocabulary { title: "[log]", keys: &["level", "format", "access"], later: &[] };
+pub(super) const LOG: Vocabulary = Vocabulary {
+    title: "[log]",
+    keys: &["level", "format", "access", "file", "access_file"],
+    later: &[],
+};
 
 pub(super) const PAIR: Vocabulary =
     Vocabulary { title: "[pair]", keys: &["secret_file"], later: &[] };
@@ -47,6 +50,10 @@ pub(super) const LISTENER: Vocabulary = Vocabulary {
         "protocol",
         "pool",
         "max_connections",
+        "accept_proxy_from",
+        "allow",
+        "deny",
+        "limit",
         "client_timeout",
         "idle_timeout",
         "half_close_timeout",
@@ -55,7 +62,13 @@ pub(super) const LISTENER: Vocabulary = Vocabulary {
         "acme_dir",
         "acme_pool",
     ],
-    later: &["accept_proxy_from", "allow", "deny", "limit"],
+    later: &[],
+};
+
+pub(super) const LIMIT: Vocabulary = Vocabulary {
+    title: "[listener.limit]",
+    keys: &["connections", "rate", "burst", "prefix_v4", "prefix_v6", "action"],
+    later: &[],
 };
 
 pub(super) const LISTENER_TLS: Vocabulary = Vocabulary {
@@ -94,12 +107,13 @@ pub(super) const POOL: Vocabulary = Vocabulary {
         "slow_start",
         "all_down",
         "source",
+        "send_proxy",
         "tls",
         "health",
         "passive",
         "backend",
     ],
-    later: &["send_proxy"],
+    later: &[],
 };
 
 pub(super) const POOL_TLS: Vocabulary = Vocabulary {
@@ -169,7 +183,7 @@ pub(super) const TRACKED_POOL: Vocabulary =
     Vocabulary { title: "{ pool = NAME, weight = N }", keys: &["pool", "weight"], later: &[] };
 
 /// All of them.
-pub(super) const SECTIONS: [&Vocabulary; 17] = [
+pub(super) const SECTIONS: [&Vocabulary; 18] = [
     &FILE,
     &RUNTIME,
     &ADMIN,
@@ -177,6 +191,7 @@ pub(super) const SECTIONS: [&Vocabulary; 17] = [
     &PAIR,
     &NODE,
     &LISTENER,
+    &LIMIT,
     &LISTENER_TLS,
     &CERTIFICATE,
     &ROUTE,

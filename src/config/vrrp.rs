@@ -145,7 +145,7 @@ fn parse_address(text: &str) -> Result<IpAddr, Problem> {
 }
 
 /// Reads an address that floats, with the length of its network's prefix.
-fn parse_floating(text: &str) -> Result<Floating, Problem> {
+pub(super) fn parse_floating(text: &str) -> Result<Floating, Problem> {
     let Some((address, digits)) = text.split_once('/') else {
         let address = parse_address(text)?;
         let example = if address.is_ipv4() { 24 } else { 64 };

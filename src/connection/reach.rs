@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use crate::balance::Unavailable;
 use crate::balance::maglev::hash_client;
 use crate::event_loop::{EventLoop, Interest, Watched};
 use crate::pool::{Backend, Lease, Pool, Report, Tried};
+use crate::proto::proxy_protocol::{self, Certificate, Ends, Version};
 use crate::relay::Relay;
 use crate::socket;
 use crate::stats::{ConnectFailure, HandshakeFailure, Reason};
@@ -53,7 +54,15 @@ impl Session {
             }
             self.attempts += 1;
             let began = Instant::now();
-            let mut connected = connect(&self.local.events, pool, backend, client, relay).await;
+            let mut connected = match pool.send_proxy {
+                None => connect(&self.local.events, pool, backend, client, relay).await,
+                // Boxed: all others would carry the room for it.
+                Some(version) => {
+                    let header = self.header(version, client);
+                    let events = &self.local.events;
+                    Box::pin(connect_telling(events, pool, backend, client, relay, header)).await
+                }
+            };
             let mut tls = None;
             if let (Ok(socket), Some(offer)) = (&connected, pool.tls.get(self.local.index)) {
                 let deadline = began + pool.connect_timeout;
@@ -91,6 +100,27 @@ impl Session {
             }
             tried.get_or_insert_default().push(backend);
         }
+    }
+
+    /// The header that tells a backend whom this connection is from.
+    fn header(&self, version: Version, client: &Watched<TcpStream>) -> Vec<u8> {
+        let announced = self.entry.as_ref().and_then(|entry| entry.server);
+        let server = announced.or_else(|| client.get_ref().local_addr().ok());
+        let Some(server) = server else {
+            // The socket is gone, and what comes next will find out.
+            return proxy_protocol::local(version);
+        };
+        let tls = self.tls.as_deref().map(|facts| proxy_protocol::Tls {
+            version: facts.version,
+            alpn: facts.alpn.as_deref().map(str::as_bytes),
+            server_name: facts.server_name.as_deref(),
+            certificate: facts.certificate.as_ref().map(|certificate| Certificate {
+                common_name: certificate.common_name.as_deref(),
+                resumed: facts.resumed == Some(true),
+            }),
+        });
+        let ends = Ends { client: self.client, server };
+        proxy_protocol::header(version, ends, tls.as_ref())
     }
 
     /// The handshake with a backend.
@@ -204,9 +234,7 @@ async fn connect(
     client: &Watched<TcpStream>,
     relay: &mut Relay,
 ) -> Result<Watched<TcpStream>, Unconnected> {
-    // A name that was never resolved has no weight and is not picked.
-    let unresolved = Unconnected::Failed(ConnectFailure::Unreachable);
-    let address = backend.address().ok_or(unresolved)?;
+    let address = address_of(backend)?;
     let deadline = events.now() + pool.connect_timeout;
     // Where TLS comes first, nothing is sent before.
     let first = if pool.tls.is_empty() { relay.first() } else { &[] };
@@ -226,7 +254,72 @@ async fn connect(
         }
     }
     socket.watch(Interest::ReadWrite)?;
-    let connected = poll_fn(|_| {
+    established(events, &socket, client, deadline).await?;
+    check(&socket)?;
+    Ok(socket)
+}
+
+/// The same, where a PROXY header comes before all else, TLS included.
+async fn connect_telling(
+    events: &Rc<EventLoop>,
+    pool: &Pool,
+    backend: &Backend,
+    client: &Watched<TcpStream>,
+    relay: &mut Relay,
+    header: Vec<u8>,
+) -> Result<Watched<TcpStream>, Unconnected> {
+    let address = address_of(backend)?;
+    let deadline = events.now() + pool.connect_timeout;
+    let socket = events.hold(socket::connect(address, pool.source, true)?);
+    socket.mark_dry();
+    if tell(&socket, pool, relay, &header)? {
+        socket.watch(Interest::Read)?;
+        return Ok(socket);
+    }
+    socket.watch(Interest::ReadWrite)?;
+    established(events, &socket, client, deadline).await?;
+    check(&socket)?;
+    // A socket that is writable, and has sent nothing yet, has room for more than a header.
+    match tell(&socket, pool, relay, &header)? {
+        true => Ok(socket),
+        false => Err(Unconnected::Failed(ConnectFailure::Local)),
+    }
+}
+
+/// Sends a header, and with it what the client has sent first. False if there is no room.
+fn tell(
+    socket: &Watched<TcpStream>,
+    pool: &Pool,
+    relay: &mut Relay,
+    header: &[u8],
+) -> Result<bool, Unconnected> {
+    let first = if pool.tls.is_empty() { relay.first() } else { &[] };
+    match socket::send_both(socket, header, first) {
+        Ok(sent) => match sent.checked_sub(header.len()) {
+            Some(sent) => {
+                relay.sent(sent);
+                Ok(true)
+            }
+            None => Err(Unconnected::Failed(ConnectFailure::Local)),
+        },
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn address_of(backend: &Backend) -> Result<SocketAddr, Unconnected> {
+    // A name that was never resolved has no weight and is not picked.
+    backend.address().ok_or(Unconnected::Failed(ConnectFailure::Unreachable))
+}
+
+/// Waits until a socket has connected, or has failed to.
+fn established<'a>(
+    events: &'a EventLoop,
+    socket: &'a Watched<TcpStream>,
+    client: &'a Watched<TcpStream>,
+    deadline: Instant,
+) -> impl Future<Output = Result<(), Unconnected>> + 'a {
+    poll_fn(move |_| {
         if socket.is_writable() {
             return Poll::Ready(Ok(()));
         }
@@ -238,13 +331,15 @@ async fn connect(
         }
         events.wake_at(deadline);
         Poll::Pending
-    });
-    connected.await?;
+    })
+}
+
+fn check(socket: &Watched<TcpStream>) -> Result<(), Unconnected> {
     // Only a socket that failed has an error to ask for.
     if socket.has_failed()
-        && let Some(error) = socket::take_error(&socket)?
+        && let Some(error) = socket::take_error(socket)?
     {
         return Err(error.into());
     }
-    Ok(socket)
+    Ok(())
 }

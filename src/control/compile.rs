@@ -17,13 +17,16 @@ use tokio::sync::mpsc;
 use crate::balance::cell::{Block, WEIGHT_ONE};
 use crate::balance::{Group, MOST_SLOTS, Policy, Seat};
 use crate::config::plan;
+use crate::control::guard::guard;
 use crate::control::material::Material;
-use crate::health::{Checks, Passive, Rules, Settings, Vitals, Ward};
+use crate::control::state::Kept;
+use crate::health::{Checks, Passive, Rules, Settings, State, Vitals, Ward};
 use crate::metrics::{BackendSeries, ListenerSeries, PoolSeries, Registry};
 use crate::pool::{Backend, Endpoint, Pool, Queue, Report, Tier};
+use crate::proto::proxy_protocol::Version;
 use crate::redirect::Challenges;
 use crate::relay::Limits;
-use crate::route::{Network, Route, Routes};
+use crate::route::{Route, Routes};
 use crate::snapshot::{Listener, ListenerMeters, Protocol, Snapshot};
 use crate::stats::{PerWorker, PoolStats};
 use crate::tls::client::PeerName;
@@ -98,6 +101,10 @@ pub struct Means<'a> {
     pub material: &'a Material,
     /// Where workers tell of failures.
     pub reports: &'a mpsc::Sender<Report>,
+    /// What operators have set.
+    pub(super) kept: &'a Kept,
+    /// The generation before.
+    pub generation: u64,
     /// The time.
     pub now: Instant,
 }
@@ -141,8 +148,10 @@ impl World {
     /// What the present one hands on is taken out of it; put the result in its place.
     pub fn compile(plan: plan::Plan, before: Option<&mut Self>, means: &Means<'_>) -> Self {
         let first = before.is_none();
-        let (generation, mut next_id, mut old_listeners, old_pools) = match before {
+        let mut before_listeners = Vec::new();
+        let (mut next_id, mut old_listeners, old_pools) = match before {
             Some(world) => {
+                before_listeners = world.snapshot.listeners.clone();
                 let listeners: HashMap<_, _> = world
                     .snapshot
                     .listeners
@@ -152,9 +161,9 @@ impl World {
                     .map(|((name, meters), series)| (name, (meters, series)))
                     .collect();
                 let pools = std::mem::take(&mut world.pools);
-                (world.snapshot.generation, world.next_id, listeners, pools)
+                (world.next_id, listeners, pools)
             }
-            None => (0, 0, HashMap::new(), Vec::new()),
+            None => (0, HashMap::new(), Vec::new()),
         };
         let mut old_pools: HashMap<_, _> =
             old_pools.into_iter().map(|ours| (Arc::clone(&ours.pool.name), ours)).collect();
@@ -187,8 +196,13 @@ impl World {
                     };
                     (Arc::new(meters), ListenerSeries::new(means.registry, &name))
                 });
+                let before = before_listeners.iter().find(|before| before.name == name);
+                let guard = guard(listener, before.map(Arc::as_ref), &mut series, means);
                 let protocol = protocol(listener, &pools, &mut series, means);
-                let routes = listener.routes.iter().map(|route| compile_route(route, &pools));
+                let routes = listener
+                    .routes
+                    .iter()
+                    .map(|route| compile_route(route, Arc::clone(&pools[route.pool].pool)));
                 let compiled = Listener {
                     name,
                     protocol,
@@ -196,6 +210,7 @@ impl World {
                     bind: listener.bind.clone(),
                     pool: listener.pool.map(|pool| Arc::clone(&pools[pool].pool)),
                     max_connections: listener.max_connections.map_or(0, Into::into),
+                    guard,
                     client_timeout: listener.client_timeout,
                     limits: Limits {
                         idle: listener.idle_timeout,
@@ -207,7 +222,7 @@ impl World {
             })
             .unzip();
         let snapshot = Snapshot {
-            generation: generation + 1,
+            generation: means.generation + 1,
             max_connections: means.max_connections,
             access_log: plan.log.access,
             listeners,
@@ -259,7 +274,9 @@ impl World {
             ours.series.follow(&ours.pool);
             for (member, vitals) in ours.members.iter_mut().zip(ours.ward.members()) {
                 let weight = f64::from(member.backend.load().weight()) / f64::from(WEIGHT_ONE);
-                member.series.follow(&member.backend, vitals.is_well(), weight, member.checks);
+                let well = vitals.is_well();
+                let drained = matches!(vitals.state(), State::Draining | State::Disabled);
+                member.series.follow(&member.backend, (well, drained), weight, member.checks);
             }
         }
     }
@@ -294,8 +311,9 @@ fn protocol(
     }
 }
 
-fn compile_route(plan: &plan::Route, pools: &[Ours]) -> Route<Arc<Pool>> {
-    let mut route = Route::to(Arc::clone(&pools[plan.pool].pool));
+/// A route as it is configured, to whatever its pool is.
+pub fn compile_route<T>(plan: &plan::Route, target: T) -> Route<T> {
+    let mut route = Route::to(target);
     for pattern in &plan.sni {
         match pattern {
             plan::SniPattern::Exact(name) => route.name(name),
@@ -303,8 +321,7 @@ fn compile_route(plan: &plan::Route, pools: &[Ours]) -> Route<Arc<Pool>> {
         }
     }
     route.protocols(plan.alpn.iter().map(String::as_bytes));
-    let network = |&plan::Network { address, prefix }: &plan::Network| Network { address, prefix };
-    route.networks(plan.client.iter().map(network));
+    route.networks(plan.client.iter().copied().map(Into::into));
     route
 }
 
@@ -344,6 +361,7 @@ impl Ours {
             .backends
             .iter()
             .map(|backend| {
+                let backend = &weighed(backend, &plan.name, means.kept);
                 let settings = settings(plan, backend);
                 if let Some((mut member, mut vitals)) = known.remove(&identity(backend)) {
                     vitals.reconfigure(settings);
@@ -383,6 +401,7 @@ impl Ours {
             retries: plan.retries,
             queue_timeout: plan.queue_timeout,
             source: plan.source,
+            send_proxy: plan.send_proxy.map(proxy_version),
             tls: means.material.clients(&name, means.workers),
             stats: before.map_or_else(
                 || Arc::new(PerWorker::<PoolStats>::new(means.workers)),
@@ -458,7 +477,7 @@ impl Member {
 
     /// Carries its counts over a last time.
     fn retire(mut self) -> Arc<Backend> {
-        self.series.follow(&self.backend, false, 0.0, self.checks);
+        self.series.follow(&self.backend, (false, false), 0.0, self.checks);
         self.backend
     }
 
@@ -484,9 +503,23 @@ impl Slots {
     }
 }
 
+/// A backend as it is configured, with the weight that an operator has set for it.
+fn weighed(backend: &plan::Backend, pool: &str, kept: &Kept) -> plan::Backend {
+    let weight = kept.weight(pool, &backend.name).unwrap_or(backend.weight);
+    plan::Backend { weight, ..backend.clone() }
+}
+
 /// What makes a backend the same one in the next generation of its pool.
 fn identity(plan: &plan::Backend) -> (String, plan::Address, bool) {
     (plan.name.clone(), plan.address.clone(), plan.backup)
+}
+
+/// The PROXY protocol that a pool's backends are spoken to in.
+pub(super) fn proxy_version(plan: plan::SendProxy) -> Version {
+    match plan {
+        plan::SendProxy::V1 => Version::V1,
+        plan::SendProxy::V2 => Version::V2,
+    }
 }
 
 fn policy(balance: plan::Balance) -> Policy {

@@ -3,14 +3,20 @@
 //! Events go to each listener through a bounded channel. One that does not read in time loses its
 //! stream, and nothing else happens: the gateway never waits for it.
 
+use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
 
 use axum::body::Bytes;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
+use crate::admin::Replay;
+
 /// Events on their way to one listener.
 const BACKLOG: usize = 512;
+
+/// Events that are remembered, for those who come later.
+const REMEMBERED: usize = 256;
 
 /// Most listeners at once.
 const LISTENERS: usize = 64;
@@ -28,6 +34,8 @@ pub enum Kind {
     Certificate,
     /// The gateway as a whole.
     Gateway,
+    /// What an operator has set.
+    Operator,
 }
 
 impl Kind {
@@ -39,6 +47,7 @@ impl Kind {
             Self::Reload => "reload",
             Self::Certificate => "certificate",
             Self::Gateway => "gateway",
+            Self::Operator => "operator",
         }
     }
 }
@@ -47,18 +56,35 @@ impl Kind {
 #[derive(Debug, Default)]
 pub struct Events {
     listeners: Vec<mpsc::Sender<Bytes>>,
-    /// Events so far.
+    /// Events so far. The first has the id 1.
     count: u64,
+    /// The latest of them, with their ids.
+    remembered: VecDeque<(u64, Bytes)>,
 }
 
 impl Events {
-    /// A stream of what happens from now on; `None` if there are too many already.
-    pub fn listen(&mut self) -> Option<mpsc::Receiver<Bytes>> {
+    /// A stream of what `replay` asks for of what has happened, and of all that happens from now on;
+    /// `None` if there are too many already.
+    pub fn listen(&mut self, replay: Replay) -> Option<mpsc::Receiver<Bytes>> {
         self.listeners.retain(|listener| !listener.is_closed());
         if self.listeners.len() >= LISTENERS {
             return None;
         }
         let (sender, receiver) = mpsc::channel(BACKLOG);
+        // Ids begin anew with each process: who has seen a later one has seen none of these.
+        let since = replay.since.map(|since| if since > self.count { 0 } else { since });
+        let known = self.remembered.len();
+        let latest = known - replay.last.map_or(known, |last| last.min(known));
+        let wanted = self.remembered.iter().enumerate().filter(|(index, (id, _))| {
+            match (since, replay.last) {
+                (None, None) => false,
+                (since, _) => *index >= latest && since.is_none_or(|since| *id > since),
+            }
+        });
+        for (_, (_, event)) in wanted {
+            // There is room for all that is remembered.
+            let _ = sender.try_send(event.clone());
+        }
         self.listeners.push(sender);
         // So that the listener knows at once that it is one.
         self.send(": listening\n\n".into());
@@ -68,9 +94,6 @@ impl Events {
     /// Tells everybody of a change: what it is about, what it was and is, and its cause.
     pub fn tell(&mut self, kind: Kind, at: SystemTime, fields: &[(&str, Value)]) {
         self.count += 1;
-        if self.listeners.is_empty() {
-            return;
-        }
         let time = humantime::format_rfc3339_millis(at).to_string();
         let mut event = Map::from_iter([
             ("time".to_owned(), time.into()),
@@ -79,7 +102,18 @@ impl Events {
         event.extend(fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
         let data = Value::Object(event);
         // A JSON text has no line breaks of its own, so it is one line of data.
-        self.send(format!("id: {}\nevent: {}\ndata: {data}\n\n", self.count, kind.name()).into());
+        let id = self.count;
+        let event = Bytes::from(format!("id: {id}\nevent: {}\ndata: {data}\n\n", kind.name()));
+        if self.remembered.len() == REMEMBERED {
+            self.remembered.pop_front();
+        }
+        self.remembered.push_back((id, event.clone()));
+        self.send(event);
+    }
+
+    /// Ends all streams: who listens is to ask another process.
+    pub fn end(&mut self) {
+        self.listeners.clear();
     }
 
     /// Lets those that have gone away without a word be noticed.
@@ -121,7 +155,7 @@ mod tests {
     fn events_are_one_line_each_and_numbered() {
         let mut events = Events::default();
         events.tell(Kind::Gateway, SystemTime::UNIX_EPOCH, &[]);
-        let mut stream = events.listen().unwrap();
+        let mut stream = events.listen(Replay::default()).unwrap();
         let cause = "two\nlines".into();
         events.tell(Kind::Backend, SystemTime::UNIX_EPOCH, &[("cause", cause)]);
         events.keep_alive();
@@ -139,8 +173,8 @@ mod tests {
     #[test]
     fn who_does_not_read_loses_its_stream_and_nobody_else() {
         let mut events = Events::default();
-        let mut slow = events.listen().unwrap();
-        let mut quick = events.listen().unwrap();
+        let mut slow = events.listen(Replay::default()).unwrap();
+        let mut quick = events.listen(Replay::default()).unwrap();
         for _ in 0..2 * BACKLOG {
             events.tell(Kind::Reload, SystemTime::UNIX_EPOCH, &[]);
             while quick.try_recv().is_ok() {}
@@ -156,11 +190,38 @@ mod tests {
     }
 
     #[test]
+    fn what_has_happened_is_repeated_as_far_as_it_is_remembered() {
+        let mut events = Events::default();
+        for _ in 0..REMEMBERED + 10 {
+            events.tell(Kind::Operator, SystemTime::UNIX_EPOCH, &[]);
+        }
+        let count = (REMEMBERED + 10) as u64;
+        let mut ids = |since, last| -> Vec<u64> {
+            let mut stream = events.listen(Replay { since, last }).unwrap();
+            let parts = std::iter::from_fn(|| stream.try_recv().ok());
+            let id = |part: Bytes| {
+                let text = String::from_utf8(part.to_vec()).unwrap();
+                text.strip_prefix("id: ")?.split_once('\n')?.0.parse().ok()
+            };
+            parts.filter_map(id).collect()
+        };
+        assert!(ids(None, None).is_empty());
+        assert_eq!(ids(Some(count - 2), None), [count - 1, count]);
+        assert!(ids(Some(count), None).is_empty());
+        assert_eq!(ids(None, Some(3)), [count - 2, count - 1, count]);
+        assert_eq!(ids(Some(count - 1), Some(3)), [count]);
+        assert_eq!(ids(Some(3), None).len(), REMEMBERED, "older ones are forgotten");
+        assert_eq!(ids(Some(1_000_000), None).len(), REMEMBERED, "ids of an earlier process");
+        assert_eq!(ids(None, Some(usize::MAX)).len(), REMEMBERED);
+    }
+
+    #[test]
     fn there_is_room_for_so_many_and_again_when_one_leaves() {
         let mut events = Events::default();
-        let mut streams: Vec<_> = (0..LISTENERS).map(|_| events.listen().unwrap()).collect();
-        assert!(events.listen().is_none());
+        let mut streams: Vec<_> =
+            (0..LISTENERS).map(|_| events.listen(Replay::default()).unwrap()).collect();
+        assert!(events.listen(Replay::default()).is_none());
         streams.pop();
-        assert!(events.listen().is_some());
+        assert!(events.listen(Replay::default()).is_some());
     }
 }

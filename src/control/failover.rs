@@ -6,14 +6,14 @@
 //! commands know it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsString;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use lockgate_vrrp::advert::Rejected;
-use lockgate_vrrp::linux::{self, Event, Options, State, Vrrp};
+pub(super) use lockgate_vrrp::linux::Legacy;
+use lockgate_vrrp::linux::{self, Event, Options, Role, State, Vrrp};
 use lockgate_vrrp::settings::{Address, ChecksumPolicy, Settings};
 use lockgate_vrrp::types::{Interval, Priority, Version, Vrid};
 use serde_json::Value;
@@ -21,11 +21,13 @@ use tokio::sync::mpsc;
 
 use super::node::Host;
 use super::pulse::Pulse;
+use super::tally::Totals;
 use super::tracking::Tracked;
 use super::{Control, Failure, Kind};
 use crate::admin::status;
 use crate::config::plan;
 use crate::metrics::{InstanceSeries, Registry, Sum};
+use crate::sandbox;
 use crate::worker::Crew;
 
 /// The hidden command that makes a process of this program the guard of addresses.
@@ -33,6 +35,10 @@ pub const GUARD: &str = "vip-guard";
 
 /// Events on their way from VRRP; more are dropped and counted.
 const EVENTS: usize = 1_024;
+
+/// How long the next process may take to say that it has everything. It sends adverts before that; if
+/// it stands still instead, a backup takes over, as it should.
+const HAND_OVER: Duration = Duration::from_secs(1);
 
 /// VRRP, as the control plane knows it.
 pub(super) struct Failover {
@@ -45,6 +51,8 @@ pub(super) struct Failover {
     sender: mpsc::Sender<Event>,
     events: mpsc::Receiver<Event>,
     lost: Arc<AtomicU64>,
+    /// The next process has been handed everything; this one may have to take it back.
+    is_let_go: bool,
     /// Transitions so far, by instance and new state.
     transitions: BTreeMap<(String, &'static str), u64>,
     series: HashMap<String, InstanceSeries>,
@@ -64,6 +72,7 @@ impl Failover {
             sender,
             events,
             lost: Arc::default(),
+            is_let_go: false,
             transitions: BTreeMap::new(),
             series: HashMap::new(),
             strays: HashMap::new(),
@@ -80,18 +89,84 @@ impl Failover {
         let wanted = settings(plan, node)?;
         match &self.running {
             Some(vrrp) if !wanted.is_empty() => vrrp.reconfigure(wanted)?,
-            Some(_) => self.stop_running(),
+            Some(_) => {
+                self.stop_running();
+                // They are no longer configured, and nobody asks for them any more.
+                self.last.clear();
+            }
             None if wanted.is_empty() => {}
             None => self.running = Some(linux::start(wanted, self.options())?),
         }
         self.follow_plan(plan);
-        // An instance that others know by something else now has begun anew.
+        self.repeat_weights();
+        Ok(())
+    }
+
+    /// Makes the instances of this plan ready to go on where another process was.
+    pub(super) fn prepare(
+        &mut self,
+        plan: &plan::Plan,
+        node: Option<&plan::Node>,
+    ) -> Result<(), Failure> {
+        let wanted = settings(plan, node)?;
+        if !wanted.is_empty() {
+            self.running = Some(linux::succeed(wanted, self.options())?);
+        }
+        self.follow_plan(plan);
+        Ok(())
+    }
+
+    /// Which instances these are, for the process that hands them on.
+    pub(super) fn identities(
+        plan: &plan::Plan,
+        node: Option<&plan::Node>,
+    ) -> Result<Vec<String>, Failure> {
+        Ok(settings(plan, node)?.iter().map(linux::identity).collect())
+    }
+
+    /// Goes on where another process was; without a legacy it is gone, and all begins anew.
+    pub(super) fn adopt(&mut self, legacy: Option<Legacy>) -> Result<(), Failure> {
+        if let Some(vrrp) = &self.running {
+            vrrp.adopt(legacy)?;
+        }
+        Ok(())
+    }
+
+    /// Lets the next process go on with the instances of these identities, and gives up all others.
+    /// What it needs for that, and how long it may take.
+    pub(super) fn let_go(
+        &mut self,
+        wanted: Vec<String>,
+    ) -> Result<(Option<Legacy>, Duration), Failure> {
+        let Some(vrrp) = &self.running else { return Ok((None, 5 * HAND_OVER)) };
+        let legacy = vrrp.let_go(wanted)?;
+        self.is_let_go = true;
+        Ok((Some(legacy), HAND_OVER))
+    }
+
+    /// The next process does not go on after all.
+    pub(super) fn take_back(&mut self) {
+        if let Some(vrrp) = self.running.as_ref().filter(|_| std::mem::take(&mut self.is_let_go)) {
+            vrrp.take_back();
+            tracing::info!("VRRP goes on here");
+        }
+    }
+
+    /// The next process has gone on.
+    pub(super) fn leave(&mut self) {
+        if let Some(vrrp) = self.running.take() {
+            vrrp.leave();
+        }
+    }
+
+    /// Says again what has been said of pools: an instance that others know
+    /// by something else now has begun anew.
+    fn repeat_weights(&self) {
         for tracked in &self.tracked {
             if let Some(weight) = tracked.said() {
                 self.say(tracked, weight);
             }
         }
-        Ok(())
     }
 
     fn options(&self) -> Options {
@@ -99,7 +174,8 @@ impl Failover {
         let pulse = Pulse::new(crew.heartbeats().count());
         let (sender, lost) = (self.sender.clone(), Arc::clone(&self.lost));
         Options {
-            guard: Some(vec![OsString::from(GUARD)]),
+            guard: Some(sandbox::guard(GUARD)),
+            confine: Some(Arc::new(confine)),
             service: Arc::new(move |now| {
                 let verdict = pulse.check(now.since_beginning(), crew.heartbeats());
                 verdict.map_err(|stuck| stuck.to_string())
@@ -141,6 +217,37 @@ impl Failover {
         }
     }
 
+    /// Adds a weight to the priority of an instance, by this name; 0 = none any more.
+    pub(super) fn weigh(&self, instance: &str, name: &str, weight: i16) {
+        if let Some(vrrp) = &self.running {
+            vrrp.track(instance, name, weight);
+        }
+    }
+
+    /// Has an instance offer its addresses to whoever else is there.
+    pub(super) fn offer(&self, instance: &str) {
+        if let Some(vrrp) = &self.running {
+            vrrp.offer(instance);
+        }
+    }
+
+    /// The same for all that have theirs.
+    pub(super) fn offer_all(&self) {
+        self.masters().iter().for_each(|instance| self.offer(&instance.name));
+    }
+
+    /// The instances that have their addresses.
+    pub(super) fn masters(&self) -> Vec<status::Instance> {
+        let mut instances = self.instances();
+        instances.retain(|instance| instance.state == State::Master.as_str());
+        instances
+    }
+
+    /// Whether it takes part in VRRP.
+    pub(super) fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
     /// Tells of pools that have become usable or unusable.
     fn track(&mut self, is_usable: impl Fn(usize) -> bool, now: Instant) {
         let mut said = Vec::new();
@@ -177,25 +284,32 @@ impl Failover {
 
     /// Gives all addresses away, for good. Takes a second at most.
     pub(super) fn stop(&mut self) {
-        self.last = self.instances();
-        for instance in &mut self.last {
-            if instance.state != State::Init.as_str() {
-                instance.transitions += 1;
-                instance.since = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-                instance.since_seconds = 0.0;
-            }
-            State::Init.as_str().clone_into(&mut instance.state);
-            "shutdown".clone_into(&mut instance.cause);
-            instance.master = None;
-        }
+        self.take_back();
         self.stop_running();
     }
 
     fn stop_running(&mut self) {
         if let Some(vrrp) = self.running.take() {
             let began = Instant::now();
-            vrrp.stop();
+            self.last = vrrp.stop().iter().map(instance).collect();
             tracing::info!(took = ?began.elapsed(), "VRRP has stopped: the addresses are given away");
+        }
+    }
+
+    /// Adds what has been counted to what the next process is told. The rest is with the instances.
+    pub(super) fn count(&self, totals: &mut Totals) {
+        for ((instance, to), count) in &self.transitions {
+            totals.set(&["transitions", instance, to], [("made".to_owned(), *count)].into());
+        }
+    }
+
+    /// Adds what a process before this one has counted.
+    pub(super) fn add(&mut self, totals: &Totals, plan: &plan::Plan) {
+        for vrrp in &plan.vrrp {
+            for to in [State::Init, State::Backup, State::Master].map(State::as_str) {
+                let count = totals.one(&["transitions", &vrrp.name, to], "made");
+                *self.transitions.entry((vrrp.name.clone(), to)).or_default() += count;
+            }
         }
     }
 
@@ -249,9 +363,16 @@ impl Control {
     }
 
     /// Something has happened to an instance. The log has it already.
-    pub(super) fn failed_over(&mut self, event: Event) {
+    pub(super) async fn failed_over(&mut self, event: Event) {
         let now = SystemTime::now();
         let mut at = now;
+        let changed = match &event {
+            Event::Transition { instance, from, to, .. } => {
+                let gave_way = (*from, *to) == (State::Master, State::Backup);
+                Some((instance.clone(), gave_way, *to == State::Master))
+            }
+            _ => None,
+        };
         let fields: Vec<(&str, Value)> = match event {
             Event::Transition { instance, from, to, cause, priority, at: when } => {
                 at = when;
@@ -296,6 +417,9 @@ impl Control {
         if !fields.is_empty() {
             self.events.tell(Kind::Vrrp, at, &fields);
         }
+        if let Some((instance, gave_way, is_master)) = changed {
+            self.follow_handover(&instance, gave_way, is_master).await;
+        }
         let lost = self.failover.lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
             let cause = format!("{lost} events were lost");
@@ -326,7 +450,16 @@ fn instance(status: &linux::Status) -> status::Instance {
         since_seconds: since.as_secs_f64(),
         transitions: status.transitions,
         realtime: status.realtime,
-        heard: Vec::new(),
+        heard: status
+            .heard
+            .iter()
+            .map(|heard| status::Heard {
+                address: heard.address.to_string(),
+                priority: heard.priority,
+                ago_seconds: heard.ago.as_secs_f64(),
+                adverts: heard.adverts,
+            })
+            .collect(),
     }
 }
 
@@ -431,6 +564,21 @@ fn settings_of(
         track_interfaces: vrrp.track_interfaces.clone(),
         notify: vrrp.notify.as_ref().map(|program| program.display().to_string()),
     })
+}
+
+/// Takes from a thread of VRRP what it does not need.
+fn confine(role: Role) {
+    let role = match role {
+        Role::Driver => sandbox::Role::Vrrp,
+        Role::Keeper => sandbox::Role::Keeper,
+        Role::Links => sandbox::Role::Links,
+        Role::Events => sandbox::Role::Events,
+        Role::Notify => sandbox::Role::Notify,
+    };
+    // The addresses are better held by a thread with too many privileges than by nobody.
+    if let Err(error) = sandbox::enter(role) {
+        tracing::error!(?role, "a thread of VRRP keeps its privileges: {error}");
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use super::node;
 use crate::config;
+use crate::log;
 
 /// Why the gateway cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +30,13 @@ pub enum Failure {
         /// What may help, in brackets, or nothing.
         hint: String,
     },
+}
+
+impl From<log::Unopened> for Failure {
+    fn from(unopened: log::Unopened) -> Self {
+        let log::Unopened { key, path, source } = unopened;
+        Self::system(format!("{key}: cannot open {}", path.display()))(source)
+    }
 }
 
 impl Failure {

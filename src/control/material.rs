@@ -1,11 +1,14 @@
-//! What TLS needs of files: read before a configuration is taken over, and again when they change.
+//! What TLS, and the lists of listeners, need of files: read before a configuration is taken over, and again when they change.
 
 use std::collections::HashMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::files::Files;
+use super::{lists, secrets};
+use crate::access::Access;
 use crate::config::plan;
 use crate::tls::certificate::Certificate;
 use crate::tls::certificates::Certificates;
@@ -31,6 +34,8 @@ pub struct Material {
     held: HashMap<String, Held>,
     /// By pool.
     clients: HashMap<String, Towards>,
+    /// By listener.
+    lists: HashMap<String, lists::Kept>,
     /// What was taken over since the start because files changed, and what was refused.
     pub(super) renewals: (u64, u64),
 }
@@ -84,8 +89,11 @@ impl Material {
             Some(file) => Secret::read(file)
                 .map_err(|error| format!("pair.secret_file: {}: {error}", file.display()))?,
         };
-        let mut held = HashMap::new();
+        let (mut held, mut lists) = (HashMap::new(), HashMap::new());
         for listener in &plan.listeners {
+            let read = lists::Kept::read(&listener.guard);
+            let read = read.map_err(|error| format!("listener {}: {error}", listener.name))?;
+            lists.extend(read.map(|kept| (listener.name.clone(), kept)));
             if let plan::Protocol::Tls(tls) = &listener.protocol {
                 let read = Held::read(&listener.name, tls, &secret)
                     .map_err(|error| format!("listener {}: {error}", listener.name))?;
@@ -100,7 +108,7 @@ impl Material {
                 clients.insert(pool.name.clone(), read);
             }
         }
-        Ok(Self { held, clients, renewals: (0, 0) })
+        Ok(Self { held, clients, lists, renewals: (0, 0) })
     }
 
     /// TLS towards the backends of a pool; `None` if it has none.
@@ -119,6 +127,11 @@ impl Material {
         self.held.get(listener).map(|held| held.server.clone())
     }
 
+    /// Who may come in at a listener; `None` = everybody.
+    pub fn access(&self, listener: &str) -> Option<Arc<Access>> {
+        self.lists.get(listener).map(|kept| Arc::clone(&kept.access))
+    }
+
     /// All certificates in use, with the names of their listeners.
     pub fn certificates(&self) -> impl Iterator<Item = (&str, &Certificate)> {
         self.held.iter().flat_map(|(listener, held)| {
@@ -129,7 +142,7 @@ impl Material {
     /// Takes over what has changed in files; what is of no use is refused, and what is in use
     /// stays.
     pub(super) fn renew(&mut self, now: SystemTime) -> Vec<Renewal> {
-        let mut renewals = Vec::new();
+        let (mut renewals, mut lists) = (Vec::new(), Vec::new());
         for (listener, held) in &mut self.held {
             renewals.extend(held.renew(listener, now));
         }
@@ -143,12 +156,29 @@ impl Material {
             let what = "TLS towards backends".to_owned();
             renewals.push(Renewal { of: ("pool", pool.clone()), what, refused });
         }
+        for (listener, kept) in &mut self.lists {
+            let Some(outcome) = kept.renew() else { continue };
+            match &outcome {
+                Ok(()) => tracing::info!(listener, "allow and deny go by changed files"),
+                Err(error) => {
+                    let what = "changed files are refused, the lists in use stay";
+                    tracing::error!(listener, "{what}: {error}");
+                }
+            }
+            lists.push(Renewal {
+                of: ("listener", listener.clone()),
+                what: "allow, deny".to_owned(),
+                refused: outcome.err(),
+            });
+        }
         for renewal in &renewals {
             match renewal.refused {
                 None => self.renewals.0 += 1,
                 Some(_) => self.renewals.1 += 1,
             }
         }
+        // They are no certificates, and not counted as such.
+        renewals.append(&mut lists);
         renewals
     }
 }
@@ -173,7 +203,7 @@ pub struct Inspection {
     pub doubts: Vec<String>,
 }
 
-/// Looks at every file that TLS needs, and tells all that is wrong at once.
+/// Looks at every file that TLS and the lists need, and tells all that is wrong at once.
 pub fn inspect(plan: &plan::Plan, now: SystemTime) -> Inspection {
     let mut found = Inspection::default();
     if let Some(file) = &plan.pair.secret_file
@@ -182,6 +212,10 @@ pub fn inspect(plan: &plan::Plan, now: SystemTime) -> Inspection {
         found.faults.push(format!("pair.secret_file: {}: {error}", file.display()));
     }
     for listener in &plan.listeners {
+        match lists::load(&listener.guard) {
+            Ok(loaded) => found.doubts.extend(loaded.doubts),
+            Err(error) => found.faults.push(format!("listener {}: {error}", listener.name)),
+        }
         let plan::Protocol::Tls(tls) = &listener.protocol else {
             continue;
         };
@@ -223,6 +257,7 @@ pub fn inspect(plan: &plan::Plan, now: SystemTime) -> Inspection {
             found.faults.push(format!("pool {}: {error}", pool.name));
         }
     }
+    found.doubts.extend(secrets::exposed(plan));
     found
 }
 

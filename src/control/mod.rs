@@ -7,11 +7,17 @@
 
 mod compile;
 mod events;
+pub mod explain;
 pub mod failover;
 mod failure;
 mod files;
+mod guard;
+mod handover;
+mod inherit;
+mod lists;
 pub mod material;
 pub mod node;
+mod operate;
 pub mod preflight;
 mod probe;
 mod process;
@@ -20,14 +26,18 @@ mod reload;
 mod resolve;
 mod room;
 mod schedule;
+mod secrets;
 mod servers;
 mod show;
 mod start;
+mod state;
 mod summary;
+mod tally;
 mod tracking;
+pub mod upgrade;
 mod watch;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -41,28 +51,37 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep_until, timeout_at};
 use tracing_subscriber::filter::LevelFilter;
 
+use crate::admin::order::Order;
+use crate::admin::server::Who;
 use crate::admin::status::{self, Status};
 use crate::admin::{self, Ask};
 use crate::balance::cell::WEIGHT_ONE;
 use crate::config::{self, plan};
 use crate::health::{Event, Transition};
-use crate::log::{self, Levels, Output};
+use crate::log::{self, Levels, Opened, Output, Places};
 use crate::metrics::{CARRY_OVER, Registry, Sum};
 use crate::pool::{Endpoint, Report};
 use crate::record;
+use crate::sandbox;
+use crate::systemd::Systemd;
 use crate::tls::client::Prober;
 use crate::tls::tickets::Secret;
-use crate::worker::Workers;
+use crate::worker::{Sockets, Workers};
 use compile::{Means, World};
 use events::{Events, Kind};
 use failover::Failover;
 pub use failure::Failure;
+use handover::Handovers;
+use inherit::Inheritance;
 use material::Material;
+use operate::Emptying;
 use probe::Probe;
 use resolve::{Answer, keep_resolving};
 use room::max_connections;
 use schedule::Schedule;
 use servers::{Admin, Task};
+use state::State;
+use upgrade::Upgrades;
 use watch::Watch;
 
 /// Reports of failed connections on their way; more are dropped.
@@ -90,9 +109,14 @@ const DRAIN_TICK: Duration = Duration::from_millis(20);
 ///
 /// Fails only before it has begun to serve.
 pub fn run(path: &Path, named: Option<&str>) -> Result<(), Failure> {
+    let inheritance = Inheritance::take()?;
     let plan = config::load(path)?;
     node::Host::this().choose(&plan.nodes, named)?;
+    // Before there are other threads: what the start can do, a reload can.
+    sandbox::begin(confinement(plan.runtime.sandbox))
+        .map_err(|error| Failure::system("cannot drop privileges")(error.into()))?;
     let output = Output::start().map_err(Failure::system("cannot start the logging thread"))?;
+    output.redirect(Opened::between(Places::default(), places(&plan))?);
     let (level, format) = (level(plan.log.level), format(plan.log.format));
     let levels = log::install(&output, level, format)
         .map_err(|error| Failure::system("cannot log")(io::Error::other(error)))?;
@@ -101,7 +125,8 @@ pub fn run(path: &Path, named: Option<&str>) -> Result<(), Failure> {
         .build()
         .map_err(Failure::system("cannot make an event queue"))?;
     let served = runtime.block_on(async {
-        let control = Control::start(path, named, plan, output.clone(), levels).await?;
+        let control =
+            Control::start(path, named, plan, inheritance, output.clone(), levels).await?;
         control.run().await
     });
     output.flush();
@@ -117,9 +142,12 @@ struct Control {
     node: Option<plan::Node>,
     world: World,
     material: Material,
-    /// What tickets are made with, if gateways share no secret.
+    /// What tickets are made with, if gateways share no secret; and the bytes that it is made of.
     secret: Secret,
+    ticket_seed: [u8; 32],
     workers: Workers,
+    /// What listeners accept from.
+    sockets: Sockets,
     open_files: u64,
     output: Output,
     levels: Levels,
@@ -128,11 +156,18 @@ struct Control {
     senders: Senders,
     watch: Watch,
     failover: Failover,
+    upgrades: Upgrades,
+    systemd: Systemd,
     events: Events,
     registry: Registry,
-    process: metrics_process::Collector,
     series: Series,
     reloads: status::Reloads,
+    /// What operators have set.
+    state: State,
+    /// What they have ordered, and is not done yet.
+    orders: VecDeque<(Who, Order)>,
+    emptying: Vec<Emptying>,
+    handovers: Handovers,
     began: Instant,
     /// Addresses that were removed, and until when workers may still accept from them.
     closing: HashMap<SocketAddr, Instant>,
@@ -141,6 +176,10 @@ struct Control {
     signals: Signals,
     /// When connections must have ended, once a stop has begun.
     stopping: Option<Instant>,
+    /// A process that has been upgraded was told to stop, too.
+    told_once: bool,
+    /// Until when such a process answers what it was asked before.
+    answers_until: Option<Instant>,
 }
 
 /// What the system tells the process to do. Listened to from the start, so that none ends it
@@ -193,7 +232,7 @@ struct Series {
     renewals_failed: Sum,
     reloads_ok: Sum,
     reloads_failed: Sum,
-    dropped: Sum,
+    lost_lines: Vec<Sum>,
 }
 
 impl Control {
@@ -203,15 +242,31 @@ impl Control {
         let mut keep_alive = tokio::time::interval(KEEP_ALIVE);
         let mut look = tokio::time::interval(material::LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut hurried = false;
         loop {
+            while let Some((who, order)) = self.orders.pop_front() {
+                self.obey(who, order).await;
+            }
             let now = Instant::now();
             self.pass_time(now);
             self.track_pools(now);
             self.start_checks();
+            self.empty_backends(now);
+            self.give_up_handover(now).await;
+            self.follow_upgrade(now);
+            self.systemd.live(self.workers.crew.longest_silence(), now);
             if self.stopping.is_some() && self.has_drained(now) {
                 break;
             }
-            let wakes = [self.watch.next(), self.next_change(), self.failover.next()];
+            let wakes = [
+                self.watch.next(),
+                self.next_change(),
+                self.failover.next(),
+                self.next_emptying(),
+                self.next_handover(),
+                self.upgrades.due(),
+                self.systemd.due(),
+            ];
             let wake = wakes.into_iter().flatten().min();
             let wake = match self.stopping {
                 Some(_) => wake.into_iter().chain([now + DRAIN_TICK]).min(),
@@ -230,43 +285,77 @@ impl Control {
                 Some(report) = self.inbox.reports.recv() => self.reported(&report),
                 Some(answer) = self.inbox.answers.recv() => self.answered(answer),
                 Some(ask) = self.inbox.asks.recv() => self.answer(ask),
-                event = self.failover.event() => self.failed_over(event),
+                event = self.failover.event() => self.failed_over(event).await,
                 _ = carry_over.tick() => self.carry_over(),
                 _ = look.tick() => self.renew_certificates(),
                 _ = keep_alive.tick() => self.events.keep_alive(),
-                () = received(&mut self.signals.hangup) => self.reload().await,
-                () = received(&mut self.signals.upgrade) => {
-                    tracing::warn!("SIGUSR2: upgrade is not supported yet");
-                }
+                news = self.upgrades.next() => self.heard(news).await,
+                () = received(&mut self.signals.hangup) => self.hung_up().await,
+                () = received(&mut self.signals.upgrade) => self.upgrade("SIGUSR2", None),
                 () = either(&mut self.signals.terminate, &mut self.signals.interrupt) => {
-                    if self.stopping.is_some() {
-                        tracing::warn!("second signal: stopping at once");
+                    if self.told_to_stop() {
+                        hurried = true;
                         break;
                     }
-                    self.begin_to_stop();
                 }
             }
         }
         // What stopping has brought about is told before the end.
         while let Some(event) = self.failover.try_event() {
-            self.failed_over(event);
+            self.failed_over(event).await;
         }
         self.events.flush().await;
         let cut = self.workers.crew.connections();
         self.workers.stop();
+        self.tell_the_last(hurried).await;
         self.admin.remove_socket();
         tracing::info!(cut, "stopped");
         Ok(())
     }
 
+    /// A signal to stop has come. Whether that is to be at once.
+    fn told_to_stop(&mut self) -> bool {
+        match (self.stopping, self.upgrades.successor()) {
+            (None, _) => {
+                self.begin_to_stop();
+                false
+            }
+            // It is on its way out, and who stops a service means all of its processes: this one
+            // has as much time as it had.
+            (Some(_), Some(pid)) if !self.told_once => {
+                tracing::info!(pid, "draining already: the new process serves");
+                self.told_once = true;
+                false
+            }
+            (Some(_), _) => {
+                tracing::warn!("second signal: stopping at once");
+                true
+            }
+        }
+    }
+
+    /// SIGHUP has come.
+    async fn hung_up(&mut self) {
+        if self.upgrades.is_under_way() {
+            tracing::info!("SIGHUP: put off until the upgrade has ended");
+            self.upgrades.reload_later();
+        } else {
+            // Told where everything else is: who waits for an answer asks for it.
+            let _ = self.reload("SIGHUP").await;
+        }
+    }
+
     fn begin_to_stop(&mut self) {
+        self.systemd.stopping("stopping");
+        self.give_up_upgrade("the gateway was told to stop".to_owned());
         let timeout = self.world.plan.runtime.drain_timeout;
         self.stopping = Some(Instant::now() + timeout);
         // The peer takes over while this gateway still serves whom it has.
         self.failover.stop();
         let connections = self.workers.crew.connections();
         tracing::info!(connections, drain_timeout = ?timeout, "stopping: no new connections");
-        self.workers.crew.close();
+        self.sockets.clear();
+        self.workers.crew.close(HashSet::new());
         let fields = [("from", "running"), ("to", "draining"), ("cause", "told to stop")];
         let fields = fields.map(|(name, value)| (name, value.into()));
         self.events.tell(Kind::Gateway, SystemTime::now(), &fields);
@@ -274,7 +363,14 @@ impl Control {
 
     fn renew_certificates(&mut self) {
         let now = SystemTime::now();
-        for renewal in self.material.renew(now) {
+        let renewals = self.material.renew(now);
+        if !renewals.is_empty() {
+            // A new key may have come with other permissions.
+            for doubt in secrets::exposed(&self.world.plan) {
+                tracing::warn!("{doubt}");
+            }
+        }
+        for renewal in renewals {
             let result = if renewal.refused.is_some() { "refused" } else { "renewed" };
             let cause = renewal.refused.unwrap_or_else(|| "its files changed".to_owned());
             let fields = [
@@ -289,7 +385,9 @@ impl Control {
 
     fn has_drained(&self, now: Instant) -> bool {
         let crew = &self.workers.crew;
-        let empty = !crew.accepts() && crew.connections() == 0;
+        let answered = self.admin.has_answered();
+        let answered = answered || self.answers_until.is_none_or(|until| until <= now);
+        let empty = !crew.accepts() && crew.connections() == 0 && answered;
         empty || self.stopping.is_some_and(|deadline| deadline <= now)
     }
 }
@@ -317,9 +415,21 @@ fn level(level: plan::Level) -> LevelFilter {
     }
 }
 
+fn confinement(sandbox: plan::Sandbox) -> sandbox::Mode {
+    match sandbox {
+        plan::Sandbox::On => sandbox::Mode::On,
+        plan::Sandbox::Log => sandbox::Mode::Log,
+        plan::Sandbox::Off => sandbox::Mode::Off,
+    }
+}
+
 fn format(format: plan::Format) -> record::Format {
     match format {
         plan::Format::Text => record::Format::Text,
         plan::Format::Json => record::Format::Json,
     }
+}
+
+fn places(plan: &plan::Plan) -> Places<'_> {
+    Places { events: plan.log.file.as_deref(), records: plan.log.access_file.as_deref() }
 }

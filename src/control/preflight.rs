@@ -114,6 +114,16 @@ fn inspect_limits(plan: &Plan, found: &mut Findings) {
             }
         }
     }
+    match std::fs::read_to_string("/proc/sys/net/ipv4/tcp_syncookies") {
+        // Without IPv4 there is no such file.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => found.fault("cannot read net.ipv4.tcp_syncookies".to_owned(), &error),
+        Ok(cookies) if cookies.trim() == "0" => found.notes.push(
+            "net.ipv4.tcp_syncookies = 0: a flood of SYNs keeps clients out (1 is better)"
+                .to_owned(),
+        ),
+        Ok(_) => {}
+    }
     match std::fs::read_to_string("/proc/sys/net/core/somaxconn") {
         Err(error) => found.fault("cannot read net.core.somaxconn".to_owned(), &error),
         Ok(somaxconn) => match somaxconn.trim().parse::<u32>() {

@@ -15,9 +15,18 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::config::plan::{Check, Health};
+use crate::proto::proxy_protocol::{Version, local};
 use crate::socket;
 use crate::stats::ConnectFailure;
 use crate::tls::client::Prober;
+
+/// The longest head of an answer, in bytes: what is longer is no answer. With as many checks at once
+/// as there may be, it bounds their memory.
+const LONGEST_HEAD: usize = 32 << 10;
+
+/// So much of an answer is read at most, in bytes. A body is not asked for: what of it has come with
+/// the head is less than [`LONGEST_HEAD`].
+const MOST: u64 = 4 * LONGEST_HEAD as u64;
 
 /// What a check is made of, the same for all backends of a pool.
 #[derive(Clone)]
@@ -26,6 +35,9 @@ pub struct Probe {
     pub health: Arc<Health>,
     /// Local address to connect from.
     pub source: Option<IpAddr>,
+    /// The PROXY protocol that the backends expect. A port that serves something else, and is only
+    /// checked, is not spoken to in it.
+    pub send_proxy: Option<Version>,
     /// For checks over TLS.
     pub tls: Prober,
 }
@@ -38,19 +50,31 @@ impl Probe {
         let port = self.health.port.unwrap_or_else(|| backend.port());
         let address = SocketAddr::new(backend.ip(), port);
         let limit = self.health.timeout;
-        match timeout(limit, self.try_check(address, named)).await {
+        let preface = self.send_proxy.filter(|_| port == backend.port()).map(local);
+        match timeout(limit, self.try_check(address, named, preface)).await {
             Ok(result) => result,
             Err(_elapsed) => Err(format!("no answer within {}", humantime::format_duration(limit))),
         }
     }
 
-    async fn try_check(&self, address: SocketAddr, named: &str) -> Result<(), String> {
-        let stream = self.connect(address).await?;
+    async fn try_check(
+        &self,
+        address: SocketAddr,
+        named: &str,
+        preface: Option<Vec<u8>>,
+    ) -> Result<(), String> {
+        let mut stream = self.connect(address).await?;
+        if let Some(preface) = &preface {
+            stream.write_all(preface).await.map_err(|error| error.to_string())?;
+        }
         let host_name = named.rsplit_once(':').map_or(named, |(host, _port)| host);
         match &self.health.check {
             Check::Tcp => {
-                // A reset, so that the check leaves no TIME_WAIT behind.
-                socket::reset_on_close(&stream);
+                // A reset, so that the check leaves no TIME_WAIT behind; but it would take back what
+                // was said.
+                if preface.is_none() {
+                    socket::reset_on_close(&stream);
+                }
                 Ok(())
             }
             Check::Tls => self.handshake(host_name, stream).await.map(drop),
@@ -109,8 +133,14 @@ async fn get(
         .header(CONNECTION, "close")
         .body(Empty::<Bytes>::new())
         .map_err(|error| error.to_string())?;
+    // Early answers (1xx) count as well: who sends them without end is not listened to for long.
+    let (read, write) = tokio::io::split(stream);
+    let stream = tokio::io::join(read.take(MOST), write);
     let exchange = async {
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let (mut sender, connection) = http1::Builder::new()
+            .max_buf_size(LONGEST_HEAD)
+            .handshake(TokioIo::new(stream))
+            .await?;
         // The head is all that is asked for: when it is here the connection is dropped.
         tokio::select! {
             response = sender.send_request(request) => response.map(|r| r.status().as_u16()),

@@ -4,35 +4,37 @@
 //! first; then the new world is made, its new backends are checked, and one publication puts it
 //! in the place of the old one.
 
-use std::net::TcpListener;
-
 use tokio::time::sleep;
 
 use super::summary::Summary;
 use super::*;
+use crate::admin::order::Refusal;
 use crate::socket;
 use crate::worker::CLOSING;
 
-/// Sockets that were opened for a publication: for each address one for each worker.
-pub(super) type Sockets = Vec<(SocketAddr, Vec<TcpListener>)>;
-
-/// Opens what `plan` binds and `present` does not.
+/// Opens what `plan` binds and `present` does not: for each address one for each worker, unless
+/// sockets were `handed` on for it.
 ///
 /// Fails with the first address that is refused; sockets opened by then are closed again.
 pub(super) fn open_binds(
     plan: &plan::Plan,
     present: &HashSet<SocketAddr>,
+    handed: &mut Sockets,
     workers: usize,
 ) -> Result<Sockets, Failure> {
-    let mut opened = Vec::new();
+    let mut opened = Sockets::new();
     for listener in &plan.listeners {
         for &address in listener.bind.iter().filter(|address| !present.contains(address)) {
-            let what = format!("listener {}: cannot listen on {address}", listener.name);
-            opened.push((
-                address,
-                socket::listen(address, workers)
-                    .map_err(Failure::listen(what, address, present))?,
-            ));
+            let sockets = match handed.remove(&address) {
+                Some(sockets) => sockets,
+                None => {
+                    let what = format!("listener {}: cannot listen on {address}", listener.name);
+                    let sockets = socket::listen(address, workers)
+                        .map_err(Failure::listen(what, address, present))?;
+                    sockets.into_iter().map(Arc::new).collect()
+                }
+            };
+            opened.insert(address, sockets);
         }
     }
     Ok(opened)
@@ -40,28 +42,37 @@ pub(super) fn open_binds(
 
 impl Control {
     /// Reads the file again and takes it over, or says what is wrong with it and changes nothing.
-    pub(super) async fn reload(&mut self) {
+    /// `who` wants it. Returns what changed, in one line.
+    pub(super) async fn reload(&mut self, who: &str) -> Result<String, Refusal> {
+        self.refuse_orders_when_stopping()?;
+        self.systemd.reloading();
         match self.try_reload().await {
             Ok(summary) => {
                 self.note_reload(true, summary.to_string());
                 let generation = self.world.snapshot.generation;
-                tracing::info!(generation, "reloaded: {summary}");
+                tracing::info!(generation, who, "reloaded: {summary}");
                 let fields = [
                     ("result", "ok".into()),
+                    ("who", who.into()),
                     ("generation", generation.into()),
                     ("cause", summary.to_string().into()),
                 ];
                 self.events.tell(Kind::Reload, SystemTime::now(), &fields);
+                self.systemd.ready(&format!("serving, configuration {generation}"));
+                Ok(summary.to_string())
             }
             Err(failure) => {
                 self.note_reload(false, failure.to_string());
-                tracing::error!("reload refused, the running configuration stays: {failure}");
+                tracing::error!(who, "reload refused, the running configuration stays: {failure}");
                 let fields = [
                     ("result", "failed".into()),
+                    ("who", who.into()),
                     ("generation", self.world.snapshot.generation.into()),
                     ("cause", failure.to_string().into()),
                 ];
                 self.events.tell(Kind::Reload, SystemTime::now(), &fields);
+                self.systemd.ready("serving; a reload was refused: see the log");
+                Err(operate::refusal_of(&failure))
             }
         }
     }
@@ -86,7 +97,7 @@ impl Control {
         let workers = self.workers.crew.connections_by_worker().count();
         let before = self.world.binds();
         let sockets = loop {
-            match open_binds(&plan, &before, workers) {
+            match open_binds(&plan, &before, &mut Sockets::new(), workers) {
                 // Not a stranger's, but our own of a moment ago: workers still accept from it.
                 Err(failure) if failure.is_in_use() && self.is_closing_any_of(&plan) => {
                     sleep(Duration::from_millis(20)).await;
@@ -94,7 +105,8 @@ impl Control {
                 opened => break opened?,
             }
         };
-        let admin = Admin::open(&plan.admin, &self.admin, &self.senders.asks).await?;
+        let admin = Admin::open(&plan.admin, &self.admin, &mut Inheritance::default()).await?;
+        let logs = Opened::between(places(&self.world.plan), places(&plan))?;
 
         self.failover.configure(&plan, node.as_ref())?;
 
@@ -102,22 +114,21 @@ impl Control {
         let summary = Summary::between(&self.world.plan, &plan, &self.started);
         self.node = node;
         self.levels.set(level(plan.log.level));
+        self.output.redirect(logs);
         self.admin.replace(&plan.admin, admin);
+        self.admin.serve(&self.senders.asks);
         material.renewals = self.material.renewals;
         self.material = material;
-        let means = Means {
-            workers,
-            max_connections: max_connections(&plan, workers, self.open_files),
-            registry: &self.registry,
-            material: &self.material,
-            reports: &self.senders.reports,
-            now: Instant::now(),
-        };
-        self.world = World::compile(plan, Some(&mut self.world), &means);
+        self.state.move_to(plan.runtime.state_dir.as_deref());
+        self.forget_what_is_gone(&plan);
+        self.recompile(plan);
+        self.hold_back();
         self.watch_world();
+        self.apply_wishes();
         self.settle().await;
         self.refuse_if_stopping()?;
         let draining = self.publish(sockets);
+        self.await_workers().await;
         self.tell_of_doubts();
         let now = Instant::now();
         self.closing.retain(|_, until| *until > now);
@@ -128,13 +139,12 @@ impl Control {
     }
 
     fn refuse_if_stopping(&self) -> Result<(), Failure> {
-        match self.stopping {
-            None => Ok(()),
-            Some(_) => {
-                let source = io::Error::other("the gateway is stopping");
-                Err(Failure::system("no reload")(source))
-            }
-        }
+        let reason = match self.stopping {
+            None if self.upgrades.is_under_way() => "an upgrade is under way",
+            None => return Ok(()),
+            Some(_) => "the gateway is stopping",
+        };
+        Err(Failure::system("no reload")(io::Error::other(reason)))
     }
 
     fn is_closing_any_of(&self, plan: &plan::Plan) -> bool {
@@ -143,10 +153,25 @@ impl Control {
         binds.any(|address| self.closing.get(address).is_some_and(|until| *until > now))
     }
 
+    /// Waits until all workers serve by the present world, so that whoever is told of a reload can
+    /// rely on it. Not for ever: a worker may be stuck.
+    async fn await_workers(&self) {
+        const LONGEST: Duration = Duration::from_secs(1);
+        const LOOK: Duration = Duration::from_millis(1);
+        let (generation, until) = (self.world.snapshot.generation, Instant::now() + LONGEST);
+        while !self.workers.crew.serves(generation) && Instant::now() < until {
+            sleep(LOOK).await;
+        }
+    }
+
     /// Puts the present world before the workers. Returns how many connections of removed
     /// backends go on.
-    pub(super) fn publish(&mut self, sockets: Sockets) -> u32 {
-        self.workers.crew.publish(&self.world.snapshot, sockets);
+    pub(super) fn publish(&mut self, opened: Sockets) -> u32 {
+        // Of what is removed, the workers are to have the last descriptor.
+        let binds = self.world.binds();
+        self.sockets.retain(|address, _| binds.contains(address));
+        self.workers.crew.publish(&self.world.snapshot, &opened);
+        self.sockets.extend(opened);
         for ours in &self.world.pools {
             ours.pool.queue.renew(&ours.pool);
         }

@@ -1,20 +1,26 @@
 //! Answers to what people and programs ask of the running gateway.
 
+use tokio::sync::oneshot;
+
 use super::*;
 use crate::stats::{ConnectFailure, Handshake, HandshakeFailure, Reason};
 use crate::tls::certificate::Certificate;
+use crate::worker::Census;
 
 impl Control {
     pub(super) fn answer(&mut self, ask: Ask) {
         // Who asked may have gone away; then nobody misses the answer.
         match ask {
-            Ask::Status(sender) => drop(sender.send(self.status())),
+            Ask::Status(sender) => self.send_status(sender),
             Ask::Health(sender) => drop(sender.send(self.ills())),
             Ask::Readiness(sender) => drop(sender.send(self.wants())),
-            Ask::Events(sender) => drop(sender.send(self.events.listen())),
+            Ask::Events(replay, sender) => drop(sender.send(self.events.listen(replay))),
+            Ask::Explain(question, reply) => drop(reply.send(self.explain(&question))),
+            Ask::Compare(candidate, reply) => drop(reply.send(self.compare(&candidate))),
+            // Not in the middle of a reload, which asks are answered in, too.
+            Ask::Order(who, order) => self.orders.push_back((who, order)),
             Ask::Metrics(sender) => {
                 self.carry_over();
-                self.registry.collect_process(&self.process);
                 drop(sender.send(self.registry.renderer()));
             }
         }
@@ -26,7 +32,9 @@ impl Control {
         self.failover.follow(&self.registry);
         self.series.reloads_ok.follow(self.reloads.ok);
         self.series.reloads_failed.follow(self.reloads.failed);
-        self.series.dropped.follow(self.output.dropped());
+        for (sum, loss) in self.series.lost_lines.iter_mut().zip(self.output.losses()) {
+            sum.follow(loss.lines);
+        }
         self.series.renewals_ok.follow(self.material.renewals.0);
         self.series.renewals_failed.follow(self.material.renewals.1);
         let registry = &self.registry;
@@ -37,6 +45,14 @@ impl Control {
             let labels = [("worker", &*worker.to_string())];
             gauge("lockgate_worker_connections_active", &labels, connections.into());
         }
+        for (worker, silence) in self.workers.crew.silences().enumerate() {
+            let labels = [("worker", &*worker.to_string())];
+            gauge("lockgate_worker_silence_seconds", &labels, silence.as_secs_f64());
+        }
+        gauge("lockgate_ready", &[], if self.wants().is_empty() { 1.0 } else { 0.0 });
+        let last = self.reloads.last.as_ref();
+        let successful = if last.is_none_or(|last| last.result == "ok") { 1.0 } else { 0.0 };
+        gauge("lockgate_config_last_reload_successful", &[], successful);
         for (_, certificate) in self.material.certificates() {
             let file = certificate.file().display().to_string();
             let name = names(certificate).next().unwrap_or_default();
@@ -82,13 +98,16 @@ impl Control {
     fn wants(&self) -> Vec<String> {
         let mut wants = self.world.wants();
         wants.extend(self.ills());
+        if let Some(drain) = &self.state.kept.drain {
+            wants.push(format!("the node is drained by {} since {}", drain.who, drain.since));
+        }
         if self.stopping.is_some() {
             wants.push("stopping".to_owned());
         }
         wants
     }
 
-    fn status(&self) -> Status {
+    pub(super) fn status(&self) -> Status {
         let crew = &self.workers.crew;
         let workers = crew.connections_by_worker();
         Status {
@@ -109,14 +128,53 @@ impl Control {
                 .zip(&self.world.plan.listeners)
                 .map(|(running, plan)| listener(running, plan))
                 .collect(),
-            pools: self.world.pools.iter().zip(&self.world.plan.pools).map(pool).collect(),
+            pools: self
+                .world
+                .pools
+                .iter()
+                .zip(&self.world.plan.pools)
+                .map(|both| pool(both, &self.state.kept))
+                .collect(),
             vrrp: self.failover.instances(),
             certificates: self.certificates(),
             process: process::usage(),
             reloads: self.reloads.clone(),
-            previous: Vec::new(),
-            drain: None,
+            previous: self.upgrades.previous(),
+            drain: self.state.kept.drain.clone(),
         }
+    }
+
+    /// Answers with the status, once the workers have said how old their connections are.
+    pub(super) fn send_status(&self, sender: oneshot::Sender<Status>) {
+        /// A worker that takes longer is not waited for.
+        const PATIENCE: Duration = Duration::from_millis(100);
+        let mut status = self.status();
+        let ids: Vec<Vec<u64>> = self
+            .world
+            .pools
+            .iter()
+            .map(|ours| ours.members.iter().map(|member| member.backend.id).collect())
+            .collect();
+        let answers = self.workers.crew.census();
+        tokio::spawn(async move {
+            let deadline = Instant::now() + PATIENCE;
+            let mut oldest = Census::new();
+            for answer in answers {
+                let Ok(Ok(census)) = timeout_at(deadline.into(), answer).await else { continue };
+                for (backend, since) in census {
+                    let known = oldest.entry(backend).or_insert(since);
+                    *known = since.min(*known);
+                }
+            }
+            for (pool, ids) in status.pools.iter_mut().zip(ids) {
+                for (backend, id) in pool.backends.iter_mut().zip(ids) {
+                    let since = oldest.get(&id);
+                    backend.oldest_seconds = since.map(|since| since.elapsed().as_secs_f64());
+                }
+            }
+            // Who asked may have gone away.
+            drop(sender.send(status));
+        });
     }
 }
 
@@ -148,7 +206,7 @@ fn listener(listener: &crate::snapshot::Listener, plan: &plan::Listener) -> stat
     }
 }
 
-fn pool((ours, plan): (&compile::Ours, &plan::Pool)) -> status::Pool {
+fn pool((ours, plan): (&compile::Ours, &plan::Pool), kept: &state::Kept) -> status::Pool {
     status::Pool {
         name: ours.pool.name.to_string(),
         balance: plan.balance.name().to_owned(),
@@ -189,7 +247,7 @@ fn pool((ours, plan): (&compile::Ours, &plan::Pool)) -> status::Pool {
                     .as_secs_f64(),
                     oldest_seconds: None,
                     check: member.last_check.as_ref().map(check),
-                    set: None,
+                    set: kept.of(&backend.pool, &backend.name).cloned(),
                 }
             })
             .collect(),

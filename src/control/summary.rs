@@ -23,13 +23,20 @@ pub struct Summary {
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Changes {
-    added: usize,
-    changed: usize,
-    removed: usize,
+    added: Vec<String>,
+    changed: Vec<String>,
+    removed: Vec<String>,
 }
 
+/// Those that one way to change concerns.
+type Concerned = fn(&Changes) -> &[String];
+
+/// How each way to change is written.
+const SIGNS: [(&str, Concerned); 3] =
+    [("+", |c| &c.added), ("~", |c| &c.changed), ("-", |c| &c.removed)];
+
 impl Changes {
-    fn between<'a, T: PartialEq + 'a, K: std::hash::Hash + Eq>(
+    fn between<'a, T: PartialEq + 'a, K: std::hash::Hash + Eq + Named>(
         before: impl IntoIterator<Item = (K, &'a T)>,
         after: impl IntoIterator<Item = (K, &'a T)>,
     ) -> Self {
@@ -37,13 +44,40 @@ impl Changes {
         let mut changes = Self::default();
         for (key, after) in after {
             match before.remove(&key) {
-                None => changes.added += 1,
-                Some(before) if before != after => changes.changed += 1,
+                None => changes.added.push(key.named()),
+                Some(before) if before != after => changes.changed.push(key.named()),
                 Some(_) => {}
             }
         }
-        changes.removed = before.len();
+        changes.removed = before.into_keys().map(|key| key.named()).collect();
+        for names in [&mut changes.added, &mut changes.changed, &mut changes.removed] {
+            names.sort_unstable();
+        }
         changes
+    }
+}
+
+/// What a change is called by.
+trait Named {
+    fn named(&self) -> String;
+}
+
+impl Named for &str {
+    fn named(&self) -> String {
+        (*self).to_owned()
+    }
+}
+
+impl Named for &&str {
+    fn named(&self) -> String {
+        (**self).to_owned()
+    }
+}
+
+/// A backend, in its pool.
+impl Named for (&str, &str) {
+    fn named(&self) -> String {
+        format!("{}/{}", self.0, self.1)
     }
 }
 
@@ -65,18 +99,51 @@ impl Summary {
         if started.runtime.pin != new.pin {
             summary.restart.push("runtime.pin");
         }
+        if started.runtime.sandbox != new.sandbox {
+            summary.restart.push("runtime.sandbox");
+        }
         if started.log.format != after.log.format {
             summary.restart.push("log.format");
         }
         let live = [
             ("runtime.max_connections", old.max_connections != new.max_connections),
             ("runtime.drain_timeout", old.drain_timeout != new.drain_timeout),
+            ("runtime.state_dir", old.state_dir != new.state_dir),
             ("admin", before.admin != after.admin),
             ("log.level", before.log.level != after.log.level),
             ("log.access", before.log.access != after.log.access),
+            ("log.file", before.log.file != after.log.file),
+            ("log.access_file", before.log.access_file != after.log.access_file),
         ];
         summary.settings.extend(live.iter().filter(|(_, differs)| *differs).map(|(name, _)| name));
         summary
+    }
+
+    /// Each change by itself: `+ listener https`.
+    pub fn changes(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        for (sign, names) in SIGNS {
+            for (noun, changes) in self.kinds() {
+                all.extend(names(changes).iter().map(|name| format!("{sign} {noun} {name}")));
+            }
+        }
+        all.extend(self.settings.iter().map(|name| format!("~ {name}")));
+        all
+    }
+
+    /// Settings that only a restart takes over.
+    pub fn restart(&self) -> &[&'static str] {
+        &self.restart
+    }
+
+    fn kinds(&self) -> [(&'static str, &Changes); 5] {
+        [
+            ("listener", &self.listeners),
+            ("pool", &self.pools),
+            ("backend", &self.backends),
+            ("node", &self.nodes),
+            ("VRRP instance", &self.instances),
+        ]
     }
 
     /// Adds what goes on at removed backends.
@@ -140,20 +207,9 @@ fn backends(plan: &Plan) -> impl Iterator<Item = ((&str, &str), &Backend)> {
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts = Vec::new();
-        for (sign, count) in [
-            ("+", |c: &Changes| c.added),
-            ("~", |c: &Changes| c.changed),
-            ("-", |c: &Changes| c.removed),
-        ] as [(_, fn(&Changes) -> usize); 3]
-        {
-            for (noun, changes) in [
-                ("listener", &self.listeners),
-                ("pool", &self.pools),
-                ("backend", &self.backends),
-                ("node", &self.nodes),
-                ("VRRP instance", &self.instances),
-            ] {
-                match count(changes) {
+        for (sign, names) in SIGNS {
+            for (noun, changes) in self.kinds() {
+                match names(changes).len() {
                     0 => {}
                     1 => parts.push(format!("{sign}1 {noun}")),
                     n => parts.push(format!("{sign}{n} {noun}s")),

@@ -56,6 +56,7 @@ impl Control {
             watch.probes.push(plan.health.as_ref().map(|health| Probe {
                 health: Arc::new(health.clone()),
                 source: plan.source,
+                send_proxy: plan.send_proxy.map(compile::proxy_version),
                 tls: match self.material.client(&plan.name) {
                     Some(client) => Prober::of(client),
                     None => watch.prober.clone(),
@@ -252,7 +253,7 @@ impl Control {
         self.world.pools.iter().filter_map(|ours| ours.ward.poll_timeout()).min()
     }
 
-    fn tell(&mut self, pool: usize, index: usize, event: Event) {
+    pub(super) fn tell(&mut self, pool: usize, index: usize, event: Event) {
         let now = Instant::now();
         let ours = &mut self.world.pools[pool];
         let weight = |ours: &compile::Ours| ours.ward.members()[index].weight(WEIGHT_ONE, now);

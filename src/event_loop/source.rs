@@ -113,7 +113,8 @@ pub enum Interest {
 ///
 /// Watched edge by edge (`EPOLLET`, epoll(7)): who reads or writes says when the socket has been
 /// found dry or full. It is registered with the kernel once, and never taken out: closing it does
-/// that. Duplicates of its descriptor must not outlive it, therefore.
+/// that. Duplicates of its descriptor must not outlive it, therefore, unless it is taken out by
+/// [`Watched::unwatch`].
 #[derive(Debug)]
 pub struct Watched<S: AsFd> {
     socket: S,
@@ -165,6 +166,14 @@ impl<S: AsFd> Watched<S> {
             sources.name(self.place)
         };
         Ok(self.events.epoll.add(&self.socket, EpollEvent::new(flags(writing), name))?)
+    }
+
+    /// Watches it no longer. Needed only for a socket that others have as well: this process's last
+    /// descriptor of it is not the last there is, and the kernel would go on telling.
+    ///
+    /// Fails if it is not watched.
+    pub fn unwatch(&self) -> io::Result<()> {
+        Ok(self.events.epoll.delete(&self.socket)?)
     }
 
     /// The socket.

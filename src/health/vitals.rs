@@ -246,7 +246,12 @@ impl Vitals {
             }
             Event::Admin(admin) if admin != self.admin => {
                 self.admin = admin;
-                self.reason = "by the operator".to_owned();
+                self.reason = match admin {
+                    Admin::Enabled => "enabled by the operator",
+                    Admin::Draining => "drained by the operator",
+                    Admin::Disabled => "disabled by the operator",
+                }
+                .to_owned();
                 if admin == Admin::Enabled {
                     self.came_up(now);
                 }

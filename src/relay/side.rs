@@ -134,7 +134,8 @@ pub fn room(
 const CHUNK: usize = 2048;
 
 /// Reads into `buffer` until `verdict` has one of all that is there; it is asked after every read,
-/// and told whether nothing follows. It must come to one then, and within bounds of its own.
+/// and of what is there before the first, and told whether nothing follows. It must come to one then,
+/// and within bounds of its own.
 ///
 /// Fails if the client is gone.
 pub async fn gather<T>(
@@ -142,6 +143,11 @@ pub async fn gather<T>(
     buffer: &mut Vec<u8>,
     mut verdict: impl FnMut(&[u8], bool) -> Option<T>,
 ) -> io::Result<T> {
+    if !buffer.is_empty()
+        && let Some(verdict) = verdict(buffer, false)
+    {
+        return Ok(verdict);
+    }
     poll_fn(|_| {
         while client.is_readable() {
             let before = buffer.len();

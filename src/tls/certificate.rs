@@ -59,8 +59,7 @@ impl Certificate {
         let chain = pem::certificates(file)?;
         let inspected = inspect(file, &chain)?;
         let key = pem::private_key(key_file)?;
-        let key = aws_lc_rs::default_provider().key_provider.load_private_key(key);
-        let key = key.map_err(|error| {
+        let key = aws_lc_rs::sign::any_supported_type(&key).map_err(|error| {
             let reason = match error {
                 rustls::Error::General(reason) => reason,
                 other => other.to_string(),

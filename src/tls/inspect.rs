@@ -234,3 +234,10 @@ pub(super) fn time(time: ASN1Time) -> SystemTime {
     let seconds = u64::try_from(time.timestamp()).unwrap_or(0).min(END_OF_9999);
     UNIX_EPOCH + Duration::from_secs(seconds)
 }
+
+/// The first common name of a certificate's subject, if there is one that is text.
+pub(super) fn common_name(certificate: &CertificateDer<'_>) -> Option<Box<str>> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let name = certificate.subject().iter_common_name().find_map(|name| name.as_str().ok());
+    name.map(Into::into)
+}

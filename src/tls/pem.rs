@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use zeroize::Zeroizing;
 
 /// Far more than any bundle; revocation lists of public authorities have tens of megabytes.
 const MAX_FILE_LEN: u64 = 256 << 20;
@@ -85,11 +86,14 @@ impl Problem {
 
 /// The bytes of `file`.
 pub(super) fn read(file: &Path) -> Result<Vec<u8>, FileError> {
-    let mut bytes = Vec::new();
-    open(file)
-        .and_then(|open| open.take(MAX_FILE_LEN).read_to_end(&mut bytes))
-        .map_err(|error| Problem::Unreadable(error).of(file))?;
-    Ok(bytes)
+    let read = || {
+        let open = open(file)?;
+        // Enough, so that a key is not left behind in memory that was outgrown.
+        let mut bytes = Vec::with_capacity(open.metadata()?.len().min(MAX_FILE_LEN) as usize + 1);
+        open.take(MAX_FILE_LEN).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    read().map_err(|error| Problem::Unreadable(error).of(file))
 }
 
 /// Opens an ordinary file: a pipe would be waited for, and with it everything else.
@@ -127,9 +131,10 @@ pub(super) fn revocation_lists(
     Ok(lists)
 }
 
-/// The first private key in `file`: PKCS#8, PKCS#1 or SEC1.
-pub(super) fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, FileError> {
-    let bytes = read(file)?;
+/// The first private key in `file`: PKCS#8, PKCS#1 or SEC1. Nothing is left of it in memory when
+/// the result is dropped.
+pub(super) fn private_key(file: &Path) -> Result<Zeroizing<PrivateKeyDer<'static>>, FileError> {
+    let bytes = Zeroizing::new(read(file)?);
     // The first is PKCS#8 (RFC 7468, section 11), the second what OpenSSL did before.
     for encrypted in [&b"-----BEGIN ENCRYPTED PRIVATE KEY-----"[..], b"Proc-Type: 4,ENCRYPTED"] {
         if bytes.windows(encrypted.len()).any(|window| window == encrypted) {
@@ -137,7 +142,7 @@ pub(super) fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, FileErr
         }
     }
     match PrivateKeyDer::from_pem_slice(&bytes) {
-        Ok(key) => Ok(key),
+        Ok(key) => Ok(Zeroizing::new(key)),
         Err(pem::Error::NoItemsFound) => Err(Problem::NoKey.of(file)),
         Err(error) => Err(Problem::Broken(error.to_string()).of(file)),
     }

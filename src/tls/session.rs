@@ -12,12 +12,14 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::{CommonState, Error, HandshakeKind, ProtocolVersion};
 
 use super::client::{Client, PeerName};
+use super::inspect;
 use super::records::{Records, Stream, sealed};
 use super::refusal::{self, Refused};
 use super::server::Server;
 use super::suites::iana_name;
 use crate::event_loop::Watched;
 use crate::proto::client_hello::{Parsed, Reader, Reason};
+use crate::record::ClientCertificate;
 use crate::relay::{Plain, Received, Side, Then, gather, room};
 use crate::socket;
 use crate::stats::{Handshake, HandshakeFailure};
@@ -47,11 +49,14 @@ pub struct Hello<'a> {
 }
 
 impl<'a> Hello<'a> {
-    /// Waits for a ClientHello.
+    /// Waits for a ClientHello, of which `bytes` were received already.
     ///
     /// Fails if something else comes. The client has been told, as far as it listens.
-    pub async fn receive(socket: &'a Watched<TcpStream>) -> Result<Self, Refused> {
-        let (mut bytes, mut reader) = (Vec::new(), Reader::new());
+    pub async fn receive(
+        socket: &'a Watched<TcpStream>,
+        mut bytes: Vec<u8>,
+    ) -> Result<Self, Refused> {
+        let mut reader = Reader::new();
         let heard = gather(socket, &mut bytes, |bytes, ended| match reader.advance(bytes) {
             Parsed::Hello(hello) => Some(Ok((
                 hello.server_name().map(str::to_owned),
@@ -154,6 +159,14 @@ pub struct Session<C> {
 impl<C> fmt::Debug for Session<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session").field("closing", &self.closing).finish_non_exhaustive()
+    }
+}
+
+impl ServerSession {
+    /// The certificate that the client has shown, which was verified.
+    pub fn client_certificate(&self) -> Option<ClientCertificate> {
+        let certificate = self.common().peer_certificates()?.first()?;
+        Some(ClientCertificate { common_name: inspect::common_name(certificate) })
     }
 }
 

@@ -22,6 +22,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::{hkdf, rand};
 use rustls::server::ProducesTickets;
+use zeroize::Zeroizing;
 
 use super::clock::Clock;
 
@@ -64,7 +65,8 @@ pub enum SecretError {
 impl Secret {
     /// The secret in a file, which is the same on both gateways.
     pub fn read(file: &Path) -> Result<Self, SecretError> {
-        let mut bytes = Vec::new();
+        // With room for all of it, so that it is not left behind in memory that was outgrown.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_SECRET_LEN + 2));
         // Bounded, as the file may be /dev/urandom.
         File::open(file)?.take(MAX_SECRET_LEN as u64 + 1).read_to_end(&mut bytes)?;
         Self::from_bytes(&bytes)
@@ -85,11 +87,16 @@ impl Secret {
         Ok(Self(Arc::new(salt.extract(bytes))))
     }
 
-    /// A secret of this process alone.
-    pub fn random() -> Result<Self, SecretError> {
+    /// Random bytes for a secret that gateways do not share.
+    pub fn draw() -> Result<[u8; MIN_SECRET_LEN], SecretError> {
         let mut bytes = [0; MIN_SECRET_LEN];
         rand::fill(&mut bytes).map_err(|Unspecified| SecretError::NoRandomness)?;
-        Self::from_bytes(&bytes)
+        Ok(bytes)
+    }
+
+    /// A secret of nobody else.
+    pub fn random() -> Result<Self, SecretError> {
+        Self::from_bytes(&*Zeroizing::new(Self::draw()?))
     }
 }
 
@@ -239,8 +246,8 @@ fn derive(secret: &Secret, context: &[u8], hour: u64) -> Result<Key, Unspecified
 
     let hour_bytes = hour.to_be_bytes();
     let info: [&[u8]; 3] = [b"lockgate ticket 1", context, &hour_bytes];
-    let mut bytes = [0; NAME_LEN + KEY_LEN];
-    secret.0.expand(&info, Length)?.fill(&mut bytes)?;
+    let mut bytes = Zeroizing::new([0; NAME_LEN + KEY_LEN]);
+    secret.0.expand(&info, Length)?.fill(&mut *bytes)?;
     let (name, key) = bytes.split_first_chunk::<NAME_LEN>().ok_or(Unspecified)?;
     Ok(Key { hour, name: *name, aead: RandomizedNonceKey::new(&AES_256_GCM, key)? })
 }

@@ -29,6 +29,8 @@ pub(super) struct Door {
     listener: RefCell<Arc<Listener>>,
     limit: Cell<u32>,
     closing: Cell<bool>,
+    /// It closes at once: another process accepts what waits in the queue.
+    leaving: Cell<bool>,
     /// When it closes although connections wait in its queue.
     deadline: Cell<Option<Instant>>,
     /// What accepts.
@@ -40,12 +42,13 @@ impl Door {
         local: &Rc<Local>,
         listener: &Arc<Listener>,
         snapshot: &Snapshot,
-        socket: TcpListener,
+        socket: Arc<TcpListener>,
     ) -> Rc<Self> {
         let door = Rc::new(Self {
             listener: RefCell::new(Arc::clone(listener)),
             limit: Cell::new(snapshot.max_connections),
             closing: Cell::new(false),
+            leaving: Cell::new(false),
             deadline: Cell::new(None),
             task: Cell::new(None),
         });
@@ -62,6 +65,12 @@ impl Door {
     pub(super) fn belong_to(&self, listener: &Arc<Listener>, snapshot: &Snapshot) {
         *self.listener.borrow_mut() = Arc::clone(listener);
         self.limit.set(snapshot.max_connections);
+    }
+
+    /// Accepts no more: what waits in the queue is for another process, which has the socket too.
+    pub(super) fn leave(&self, events: &EventLoop) {
+        self.leaving.set(true);
+        self.close(events, None);
     }
 
     /// Accepts what is waiting, then no more. While there is no room for it, it waits, for as long
@@ -85,7 +94,7 @@ enum Next {
     Pause,
 }
 
-async fn accept_all(local: Rc<Local>, door: Rc<Door>, socket: TcpListener) {
+async fn accept_all(local: Rc<Local>, door: Rc<Door>, socket: Arc<TcpListener>) {
     let events = &local.events;
     door.task.set(Some(events.current()));
     let socket = match events.watch(socket, Interest::Read) {
@@ -95,10 +104,9 @@ async fn accept_all(local: Rc<Local>, door: Rc<Door>, socket: TcpListener) {
             return;
         }
     };
-    let mut shortage = Shortage::default();
     let mut batch = 0;
-    loop {
-        match accept_one(&local, &door, socket.get_ref(), &mut shortage) {
+    while !door.leaving.get() {
+        match accept_one(&local, &door, socket.get_ref()) {
             Next::Accepted => {
                 batch += 1;
                 if batch == BATCH {
@@ -124,14 +132,13 @@ async fn accept_all(local: Rc<Local>, door: Rc<Door>, socket: TcpListener) {
             }
         }
     }
+    // Other workers, the control plane and other processes may have it as well.
+    if let Err(error) = socket.unwatch() {
+        tracing::error!(%error, worker = local.index, "a listening socket is still watched");
+    }
 }
 
-fn accept_one(
-    local: &Rc<Local>,
-    door: &Door,
-    socket: &TcpListener,
-    shortage: &mut Shortage,
-) -> Next {
+fn accept_one(local: &Rc<Local>, door: &Door, socket: &TcpListener) -> Next {
     let listener = Arc::clone(&door.listener.borrow());
     // At a maximum the rest waits in the kernel's accept queue.
     let Some(place) = Place::take(&local.crew, door.limit.get(), &listener) else {
@@ -175,25 +182,11 @@ fn accept_one(
             ) => Next::Accepted,
             // EMFILE, ENFILE, ENOBUFS, ENOMEM, and what nobody has thought of.
             _ => {
-                shortage.tell(&error);
+                if local.crew.tells_of_shortage() {
+                    tracing::error!(%error, "cannot accept for now; connections wait in the kernel");
+                }
                 Next::Pause
             }
         },
-    }
-}
-
-/// Tells of a shortage once a second at most.
-#[derive(Default)]
-struct Shortage {
-    told: Option<Instant>,
-}
-
-impl Shortage {
-    fn tell(&mut self, error: &io::Error) {
-        let now = Instant::now();
-        if self.told.is_none_or(|told| now - told >= Duration::from_secs(1)) {
-            self.told = Some(now);
-            tracing::error!(%error, "cannot accept for now; connections wait in the kernel");
-        }
     }
 }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::io::{self, Read};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -10,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 use serde_json::Value;
@@ -77,8 +80,11 @@ pub struct Launch {
     config: String,
     http: Option<SocketAddr>,
     format: &'static str,
+    log: String,
     under: Vec<String>,
     arguments: Vec<String>,
+    variables: Vec<(String, String)>,
+    descriptors: Vec<OwnedFd>,
     read_records: bool,
 }
 
@@ -89,10 +95,25 @@ impl Launch {
             config: config.to_string(),
             http: None,
             format: "json",
+            log: String::new(),
             under: Vec::new(),
             arguments: Vec::new(),
+            variables: Vec::new(),
+            descriptors: Vec::new(),
             read_records: true,
         }
+    }
+
+    /// With a variable in its environment.
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With a descriptor: the first one is 3, and so on.
+    pub fn descriptor(mut self, fd: impl Into<OwnedFd>) -> Self {
+        self.descriptors.push(fd.into());
+        self
     }
 
     /// With the admin server on TCP as well.
@@ -104,6 +125,12 @@ impl Launch {
     /// With events and records as text.
     pub fn text(mut self) -> Self {
         self.format = "text";
+        self
+    }
+
+    /// With lines of `[log]`, each a whole key: `log.file = "..."`.
+    pub fn log(mut self, lines: &str) -> Self {
+        self.log = lines.to_owned();
         self
     }
 
@@ -136,20 +163,50 @@ impl Launch {
     pub fn start_unready(self) -> Gateway {
         let directory = TempDir::with_prefix("lockgate-").unwrap();
         let preamble = format!(
-            "admin.socket = {:?}\nadmin.http = \"{}\"\nlog.format = \"{}\"\n",
+            "admin.socket = {:?}\nadmin.http = \"{}\"\nlog.format = \"{}\"\n{}\n",
             directory.path().join("admin.sock"),
             self.http.map(|address| address.to_string()).unwrap_or_default(),
             self.format,
+            self.log,
         );
         let config = directory.path().join("lockgate.toml");
-        fs::write(&config, format!("{preamble}{}", self.config)).unwrap();
+        fs::write(&config, complete(&preamble, directory.path(), &self.config)).unwrap();
+        // A name of its own for the program, so that another can be put in its place.
+        let binary = directory.path().join("lockgate");
+        fs::hard_link(lockgate(), &binary)
+            .or_else(|_other_device| fs::copy(lockgate(), &binary).map(drop))
+            .unwrap();
+        let mut command = match self.under.split_first() {
+            None => Command::new(&binary),
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(&binary);
+                command
+            }
+        };
+        command.args(["run", "-c"]).arg(&config).args(&self.arguments).envs(self.variables);
+        let mappings = (3..).zip(self.descriptors);
+        let mappings = mappings.map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd });
+        command.fd_mappings(mappings.collect()).unwrap();
         let mut gateway = Gateway {
-            process: Process::start(&self.under, &config, &self.arguments, self.read_records),
+            process: Process::start(command, config, self.read_records),
             directory,
             preamble,
         };
         gateway.answers("/healthz", 200);
         gateway
+    }
+}
+
+/// A configuration with the part that tests leave alone. Each gateway has a state of its own.
+fn complete(preamble: &str, directory: &Path, config: &str) -> String {
+    let state = format!("state_dir = {:?}\n", directory.join("state"));
+    if config.contains("state_dir") {
+        format!("{preamble}{config}")
+    } else if config.contains("[runtime]\n") {
+        format!("{preamble}{}", config.replacen("[runtime]\n", &format!("[runtime]\n{state}"), 1))
+    } else {
+        format!("{preamble}runtime.{state}{config}")
     }
 }
 
@@ -159,19 +216,26 @@ struct Process {
     stdout: Text,
     stderr: Text,
     readers: Vec<JoinHandle<()>>,
+    /// Processes that have taken over, the last one last.
+    heirs: Vec<u32>,
+    /// By what its processes are found.
+    config: Option<PathBuf>,
+}
+
+/// Processes with this path among their arguments.
+fn processes_with(argument: &Path) -> Vec<i32> {
+    let argument = argument.as_os_str().as_encoded_bytes();
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let has_it = |pid: &i32| {
+        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        !argument.is_empty() && arguments.split(|byte| *byte == 0).any(|one| one == argument)
+    };
+    pids.filter(has_it).collect()
 }
 
 impl Process {
-    fn start(under: &[String], config: &Path, arguments: &[String], read_records: bool) -> Self {
-        let mut command = match under.split_first() {
-            None => Command::new(lockgate()),
-            Some((first, rest)) => {
-                let mut command = Command::new(first);
-                command.args(rest).arg(lockgate());
-                command
-            }
-        };
-        command.args(["run", "-c"]).arg(config).args(arguments);
+    fn start(mut command: Command, config: PathBuf, read_records: bool) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let (stderr, reader) = collect(child.stderr.take().unwrap());
@@ -182,7 +246,7 @@ impl Process {
             (stdout, reader) = collect(child.stdout.take().unwrap());
             readers.push(reader);
         }
-        Self { child, stdout, stderr, readers }
+        Self { child, stdout, stderr, readers, heirs: Vec::new(), config: Some(config) }
     }
 
     fn text(text: &Text) -> String {
@@ -192,6 +256,10 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        // Those that took over, and one that is about to: they have its arguments.
+        for pid in self.config.iter().flat_map(|config| processes_with(config)) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
@@ -220,7 +288,11 @@ impl Gateway {
     pub fn start_again(mut self) -> Self {
         self.process.child.kill().unwrap();
         self.process.child.wait().unwrap();
-        self.process = Process::start(&[], &self.config_path(), &[], true);
+        let mut command = Command::new(lockgate());
+        command.args(["run", "-c"]).arg(self.config_path());
+        // What is dropped then is not to end what has begun.
+        self.process.config = None;
+        self.process = Process::start(command, self.config_path(), true);
         self.answers("/readyz", 200);
         self
     }
@@ -230,9 +302,101 @@ impl Gateway {
         self.directory.path().join("lockgate.toml")
     }
 
-    /// Its process id.
+    /// Replaces the lines of [`Launch::log`], from the next reload on.
+    pub fn change_log(&mut self, lines: &str) {
+        let own = |line: &&str| line.starts_with("admin.") || line.starts_with("log.format");
+        let kept: Vec<_> = self.preamble.lines().filter(own).collect();
+        self.preamble = format!("{}\n{lines}\n", kept.join("\n"));
+    }
+
+    /// The process that serves: after upgrades, the last one.
     pub fn pid(&self) -> u32 {
-        self.process.child.id()
+        self.process.heirs.last().copied().unwrap_or_else(|| self.process.child.id())
+    }
+
+    /// The program that is started by an upgrade.
+    pub fn binary(&self) -> PathBuf {
+        self.directory.path().join("lockgate")
+    }
+
+    /// Puts another file in the place of the program, as a whole.
+    pub fn replace_binary(&self, text: &str, mode: u32) {
+        let new = self.directory.path().join("new-binary");
+        fs::write(&new, text).unwrap();
+        fs::set_permissions(&new, fs::Permissions::from_mode(mode)).unwrap();
+        fs::rename(&new, self.binary()).unwrap();
+    }
+
+    /// Puts the program back in its place: a copy, which is not the same file.
+    pub fn restore_binary(&self) {
+        let new = self.directory.path().join("new-binary");
+        fs::copy(lockgate(), &new).unwrap();
+        fs::rename(&new, self.binary()).unwrap();
+    }
+
+    /// Writes another configuration to the file, and nothing else.
+    pub fn write_config(&self, config: impl ToString) {
+        // Replaced as a whole, so that a half-written file is never read.
+        let new = self.directory.path().join("new.toml");
+        fs::write(&new, self.complete(config)).unwrap();
+        fs::rename(&new, self.config_path()).unwrap();
+    }
+
+    /// Has another process take over, and waits until it has. Returns the one that served before.
+    ///
+    /// # Panics
+    ///
+    /// If it fails.
+    #[track_caller]
+    pub fn upgrade(&mut self) -> u32 {
+        self.signal(Signal::SIGUSR2);
+        self.await_heir()
+    }
+
+    /// Waits until another process has taken over. Returns the one that served before.
+    #[track_caller]
+    pub fn await_heir(&mut self) -> u32 {
+        let before = self.pid();
+        let taken_over = |text: &str| text.contains("upgraded: the new process serves");
+        let mine = format!("pid={before}");
+        let heir = until("another process answers", || {
+            let stderr = self.stderr();
+            assert!(!stderr.contains("upgrade failed"), "{mine}:\n{stderr}");
+            let status = self.request("GET", "/v1/status").ok()?;
+            let status: Value = serde_json::from_str(&status.1).ok()?;
+            let pid = u32::try_from(status["pid"].as_u64()?).ok()?;
+            (pid != before && taken_over(&stderr)).then_some(pid)
+        });
+        self.process.heirs.push(heir);
+        before
+    }
+
+    /// This process has taken over.
+    pub fn adopt(&mut self, heir: u32) {
+        self.process.heirs.push(heir);
+    }
+
+    /// Whether a process is there, and no zombie.
+    pub fn is_alive(pid: u32) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        state.is_some_and(|state| state != 'Z')
+    }
+
+    /// Waits until a process has ended.
+    #[track_caller]
+    pub fn await_end_of(pid: u32) {
+        eventually(&format!("process {pid} has ended"), || !Self::is_alive(pid));
+    }
+
+    /// Children of the process that serves.
+    pub fn children(&self) -> Vec<u32> {
+        let tasks = format!("/proc/{}/task", self.pid());
+        let tasks = fs::read_dir(tasks).into_iter().flatten().flatten();
+        let children = tasks.map(|task| fs::read_to_string(task.path().join("children")));
+        let children: Vec<String> = children.filter_map(Result::ok).collect();
+        let pids = children.iter().flat_map(|text| text.split_whitespace());
+        pids.map(|pid| pid.parse().unwrap()).collect()
     }
 
     fn answers(&mut self, path: &str, status: u16) {
@@ -338,15 +502,22 @@ impl Gateway {
         let count =
             |result| self.metric("lockgate_config_reloads_total", &[("result", result)]) as u64;
         let before = (count("ok"), count("failed"));
-        // Replaced as a whole, so that a half-written file is never read.
-        let new = self.directory.path().join("new.toml");
-        fs::write(&new, format!("{}{}", self.preamble, config.to_string())).unwrap();
-        fs::rename(&new, self.config_path()).unwrap();
+        self.write_config(config);
         self.signal(Signal::SIGHUP);
         until("the configuration is read again", || {
             let now = (count("ok"), count("failed"));
             (now != before).then_some(now.0 > before.0)
         })
+    }
+
+    /// The text of a configuration file for it.
+    pub fn complete(&self, config: impl ToString) -> String {
+        complete(&self.preamble, self.directory.path(), &config.to_string())
+    }
+
+    /// Where it keeps what operators set.
+    pub fn state_dir(&self) -> PathBuf {
+        self.directory.path().join("state")
     }
 
     /// Has it take over a new configuration.

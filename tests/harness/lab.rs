@@ -147,6 +147,14 @@ impl Namespace {
         fs::write(directory.join("resolv.conf"), text).unwrap();
     }
 
+    /// Gives programs started by [`Namespace::enter`] a name for an address.
+    pub fn knows(&self, name: &str, address: &str) {
+        let directory = self.own_files();
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("hosts"), format!("127.0.0.1 localhost\n{address} {name}\n"))
+            .unwrap();
+    }
+
     /// What ip-netns(8) mounts over the files of /etc.
     fn own_files(&self) -> PathBuf {
         PathBuf::from("/etc/netns").join(&self.name)

@@ -2,9 +2,11 @@
 //! to put them into.
 
 pub mod behind;
+pub mod browser;
 pub mod capture;
 mod clients;
 mod config;
+pub mod dns;
 mod events;
 mod frozen;
 mod gateway;

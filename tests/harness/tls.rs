@@ -1,8 +1,9 @@
 //! Certificates that tests make, and clients that speak TLS.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -365,6 +366,7 @@ impl Files {
     pub fn write(&self, issued: &Issued) {
         fs::write(&self.cert, &issued.certificate).unwrap();
         fs::write(&self.key, &issued.key).unwrap();
+        fs::set_permissions(&self.key, Permissions::from_mode(0o600)).unwrap();
     }
 }
 

@@ -172,7 +172,10 @@ fn config(socket: &Path, address: SocketAddr, servers: &[Server]) -> String {
         })
         .collect();
     format!(
-        r#"[admin]
+        r#"[runtime]
+state_dir = ""
+
+[admin]
 socket = {socket:?}
 http = ""
 

@@ -114,6 +114,7 @@ fn config(server: &Server) -> String {
     format!(
         r#"[runtime]
 drain_timeout = "1s"
+state_dir = ""
 
 [admin]
 socket = "admin.sock"

@@ -169,9 +169,9 @@ impl Plan {
         self.nodes.iter().find(|node| node.name == name)
     }
 
-    /// What is allowed in `[node.*]` and `[[vrrp]]`, and yet rarely meant.
+    /// What is allowed, and yet rarely meant.
     pub fn doubts(&self) -> Vec<String> {
-        let mut doubts = Vec::new();
+        let mut doubts = super::guard::doubts(self);
         let mut groups: HashMap<&str, usize> = HashMap::new();
         for vrrp in &self.vrrp {
             if let Some(group) = &vrrp.sync_group {

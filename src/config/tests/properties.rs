@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::super::plan::vrrp::{Checksum, OWNER, Peer, Version};
 use super::super::plan::{
-    Address, Certificate, Challenges, Check, CipherSuite, Listener, Network, Plan, Protocol,
+    Address, Certificate, Challenges, Check, CipherSuite, Guard, Listener, Network, Plan, Protocol,
     ServerTls, Sni, SniPattern,
 };
 use super::super::{Error, parse};
@@ -20,8 +20,11 @@ const TLS: &str = include_str!("tls.toml");
 /// Every key of `[node.NAME]` and `[[vrrp]]`.
 const VRRP: &str = include_str!("vrrp.toml");
 
+/// Every key of what stands before a listener.
+const GUARD: &str = include_str!("guard.toml");
+
 /// What mutations begin with.
-const FILES: [&str; 3] = [EXAMPLE, TLS, VRRP];
+const FILES: [&str; 4] = [EXAMPLE, TLS, VRRP, GUARD];
 
 fn is_distinct<T: PartialEq>(list: &[T]) -> bool {
     list.iter().enumerate().all(|(index, value)| !list[..index].contains(value))
@@ -84,6 +87,18 @@ fn assert_routes(listener: &Listener, pools: usize) {
             };
             assert!(bits, "{address}/{prefix}");
         }
+    }
+}
+
+fn assert_guard(guard: &Guard) {
+    assert!(is_distinct(&guard.accept_proxy_from));
+    assert!(is_distinct(&guard.allow) && is_distinct(&guard.deny));
+    assert!(guard.files().all(|path| is_file(path)));
+    if let Some(limit) = &guard.limit {
+        assert!(limit.prefix_v4 <= 32 && limit.prefix_v6 <= 128);
+        assert!((1..=1_000_000).contains(&limit.burst()));
+        assert!(limit.rate.is_none_or(|rate| rate.count.get() <= 1_000_000));
+        assert!(limit.rate.is_none_or(|rate| [1, 60, 3_600].contains(&rate.period.as_secs())));
     }
 }
 
@@ -168,6 +183,7 @@ fn assert_invariants(plan: &Plan) {
         assert!(listener.pool.is_none_or(|pool| pool < plan.pools.len()));
         assert!(!listener.client_timeout.is_zero());
         assert_routes(listener, plan.pools.len());
+        assert_guard(&listener.guard);
         match &listener.protocol {
             Protocol::Tcp => assert!(listener.routes.is_empty()),
             Protocol::Tls(tls) => assert_tls(tls),

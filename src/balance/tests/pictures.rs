@@ -7,7 +7,6 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::maglev::hash_client;
-use super::tests::{group, request};
 use super::*;
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
