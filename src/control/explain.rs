@@ -62,6 +62,23 @@ impl Control {
         let route = client.ask(|asked| listener.routes.first(asked).map(|(index, _)| index));
         let mut told = begin(&client, plan, route);
         told.live = true;
+        if let Some(guard) = &listener.guard {
+            if guard.awaits_header(client.address) {
+                told.notes.push(
+                    "accept_proxy_from has this address: the PROXY header of the connection says \
+                     whom it is from"
+                        .to_owned(),
+                );
+            }
+            if question.client.is_some() && !guard.admits(client.address) {
+                "refuse".clone_into(&mut told.outcome);
+                "it is denied: in deny, or not in allow".clone_into(&mut told.why);
+                return Ok(told);
+            }
+            if guard.limiter.is_some() {
+                told.notes.push("the listener limits each source: see limited_total".to_owned());
+            }
+        }
         let active = listener.meters.active.load(std::sync::atomic::Ordering::Relaxed);
         if listener.max_connections > 0 && active >= listener.max_connections {
             told.notes.push(format!(

@@ -156,3 +156,22 @@ fn without_a_gateway_the_file_says_what_it_can() {
     assert!(told["notes"][0].as_str().unwrap().contains("no gateway answers"), "{told}");
     assert_eq!(run(&gateway, &["explain", "--listener", "wen"]).0, 64);
 }
+
+#[test]
+fn who_is_kept_out_is_told_so() {
+    let server = Server::named("a");
+    let config = Config::new(unused_address())
+        .listener("deny = ['192.0.2.0/24']\naccept_proxy_from = ['198.51.100.7']")
+        .listener("limit = { rate = '50/m' }")
+        .backend(&server, "");
+    let gateway = Gateway::start(config);
+    let told = explained(&gateway, "listener=web&client=192.0.2.9");
+    assert_eq!((&told["outcome"], &told["backend"]), (&"refuse".into(), &Value::Null), "{told:#}");
+    assert!(told["why"].as_str().unwrap().contains("deny"), "{told:#}");
+    let told = explained(&gateway, "listener=web&client=198.51.100.7");
+    assert_eq!(told["backend"], "a");
+    let notes = told["notes"].to_string();
+    assert!(notes.contains("PROXY header") && notes.contains("limits each source"), "{notes}");
+    // Who asks of nobody in particular is not told about a client.
+    assert_eq!(explained(&gateway, "listener=web")["outcome"], "connect");
+}
