@@ -261,7 +261,7 @@ impl Site {
     /// Stops it, and says what there is to say of its end.
     pub fn stop(&self) -> io::Result<End> {
         let accepted = self.metric("lockgate_connections_total")?;
-        let dropped = self.metric("lockgate_log_dropped_total")?;
+        let dropped = self.metric("lockgate_log_dropped_total{log=\"records\"")?;
         self.signal(Signal::SIGTERM)?;
         let mut process = self.process.lock().unwrap();
         let mut status = None;
