@@ -38,6 +38,25 @@ mod pattern;
 mod tests;
 mod tree;
 
+/// Most ports of one range: each becomes an address of a listener.
+const MOST_PORTS: usize = 1024;
+
+/// `PORT` or `FIRST-LAST`, as HAProxy and nginx write it; empty if the last is below the first.
+fn port_range(text: &str) -> Result<std::ops::RangeInclusive<u16>, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let port = |text: &str| {
+        text.parse::<u16>()
+            .ok()
+            .filter(|&port| port > 0)
+            .ok_or_else(|| format!("'{text}' is no port"))
+    };
+    let (first, last) = (port(first)?, port(last)?);
+    if usize::from(last.saturating_sub(first)) >= MOST_PORTS {
+        return Err(format!("more than {MOST_PORTS} ports are too many"));
+    }
+    Ok(first..=last)
+}
+
 /// What is to be imported. Several files of a kind are read as that program reads them; two of
 /// keepalived are those of the two hosts of a pair.
 #[derive(Clone, Debug, Default)]

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::super::Files;
 use super::super::ledger::{Id, Kind, Ledger};
 use super::super::model::{ClientAuth, Tls};
+use super::super::port_range;
 use super::known;
 use super::sections::Statement;
 use super::settings::{Global, below};
@@ -22,9 +23,6 @@ pub(super) struct Bind {
     /// It is for some clients only, in a way that lockgate cannot tell.
     pub(super) is_narrower: bool,
 }
-
-/// Most addresses of a line; a range of ports can be long.
-const MOST_ADDRESSES: usize = 1024;
 
 /// Words that have another one after them.
 const WITH_VALUE: [&str; 44] = [
@@ -205,17 +203,7 @@ fn addresses(text: &str, both_families: bool) -> Result<Vec<SocketAddr>, String>
         return Err("lockgate listens on TCP only".to_owned());
     }
     let (host, ports) = rest.rsplit_once(':').ok_or("it has no port")?;
-    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
-    let port = |text: &str| {
-        text.parse::<u16>()
-            .ok()
-            .filter(|&port| port > 0)
-            .ok_or_else(|| format!("'{text}' is no port"))
-    };
-    let (first, last) = (port(first)?, port(last)?);
-    if usize::from(last.saturating_sub(first)) >= MOST_ADDRESSES {
-        return Err(format!("more than {MOST_ADDRESSES} ports are too many"));
-    }
+    let ports = port_range(ports)?;
     let v4: IpAddr = Ipv4Addr::UNSPECIFIED.into();
     let v6: IpAddr = Ipv6Addr::UNSPECIFIED.into();
     let ips = match host.trim_start_matches('[').trim_end_matches(']') {
@@ -229,7 +217,7 @@ fn addresses(text: &str, both_families: bool) -> Result<Vec<SocketAddr>, String>
         ],
     };
     let mut found = Vec::new();
-    for port in first..=last {
+    for port in ports {
         for ip in &ips {
             let address = SocketAddr::new(*ip, port);
             found.push(accepts::bind(&address.to_string())?);

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::super::ledger::{Id, Ledger};
+use super::super::port_range;
 use super::super::tree::Node;
 use crate::config::accepts;
 
@@ -15,9 +16,6 @@ pub(super) struct Listen {
     pub(super) proxy_protocol: bool,
     pub(super) is_default: bool,
 }
-
-/// Most addresses of a line; a range of ports can be long.
-const MOST_ADDRESSES: usize = 1024;
 
 /// Reads a line. `None` if it cannot be carried over.
 pub(super) fn listen(node: &Node, ledger: &mut Ledger) -> Option<Listen> {
@@ -78,17 +76,7 @@ fn addresses(text: &str, both_families: bool) -> Result<Vec<SocketAddr>, String>
         _ if is_port(text) => ("*", text),
         _ => (text, "80"),
     };
-    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
-    let port = |text: &str| {
-        text.parse::<u16>()
-            .ok()
-            .filter(|&port| port > 0)
-            .ok_or_else(|| format!("'{text}' is no port"))
-    };
-    let (first, last) = (port(first)?, port(last)?);
-    if usize::from(last.saturating_sub(first)) >= MOST_ADDRESSES {
-        return Err(format!("more than {MOST_ADDRESSES} ports are too many"));
-    }
+    let ports = port_range(ports)?;
     let v4: IpAddr = Ipv4Addr::UNSPECIFIED.into();
     let ips = match host {
         "*" | "" => vec![v4],
@@ -101,7 +89,7 @@ fn addresses(text: &str, both_families: bool) -> Result<Vec<SocketAddr>, String>
         }
     };
     let mut found = Vec::new();
-    for port in first..=last {
+    for port in ports {
         for ip in &ips {
             found.push(accepts::bind(&SocketAddr::new(*ip, port).to_string())?);
         }
