@@ -229,12 +229,13 @@ fn check_one(settings: &Settings) -> Result<(), Error> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use alloc::vec;
 
     use super::*;
 
-    fn settings(name: &str, vrid: u8, addresses: &[&str]) -> Settings {
+    /// Plain ones, which a test changes as it needs.
+    pub(crate) fn settings(name: &str, vrid: u8, addresses: &[&str]) -> Settings {
         let address = |ip: &&str| Address { ip: ip.parse().unwrap(), prefix: 24 };
         Settings {
             name: name.into(),

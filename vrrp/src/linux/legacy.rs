@@ -209,29 +209,9 @@ fn read(written: &[(String, u64)]) -> Counts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::ChecksumPolicy;
-    use crate::types::Vrid;
-    use std::time::Duration;
 
     fn settings() -> Settings {
-        Settings {
-            name: "public".to_owned(),
-            interface: "eth0".to_owned(),
-            vrid: Vrid::new(51).unwrap(),
-            addresses: vec![Address { ip: [10, 0, 0, 1].into(), prefix: 24 }],
-            priority: Priority::DEFAULT,
-            interval: Interval::from_centis(10).unwrap(),
-            preempt: true,
-            preempt_delay: Duration::ZERO,
-            unicast_peers: Vec::new(),
-            checksum: ChecksumPolicy::Auto,
-            sync_group: None,
-            virtual_mac: false,
-            garp_repeat: 5,
-            garp_refresh: Duration::ZERO,
-            track_interfaces: Vec::new(),
-            notify: None,
-        }
+        crate::settings::tests::settings("public", 51, &["10.0.0.1"])
     }
 
     #[test]
