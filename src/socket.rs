@@ -140,6 +140,12 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(TcpStream, SocketAddr)> {
     Ok((TcpStream::from(fd), address))
 }
 
+/// Whether the system lacks files or memory for now.
+pub fn is_shortage(error: &io::Error) -> bool {
+    let shortages = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+    error.raw_os_error().is_some_and(|error| shortages.contains(&error))
+}
+
 /// Begins to connect. The socket is writable when that has ended; `SO_ERROR` says how.
 ///
 /// From `source`, the port is chosen only when the destination is known

@@ -389,6 +389,13 @@ pub struct Local {
 }
 
 impl Local {
+    /// Says that the system lacks files or memory, unless that has been said within this second.
+    pub fn tell_of_shortage(&self, what_waits: &str, error: &io::Error) {
+        if self.crew.tells_of_shortage() {
+            tracing::error!(%error, "{what_waits}");
+        }
+    }
+
     /// A number that differs from call to call.
     pub fn entropy(&self) -> u64 {
         let next = self.entropy.get().wrapping_add(1);

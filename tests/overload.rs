@@ -1,7 +1,6 @@
-//! More clients than there is room for: whoever is inside goes on, whoever is not waits in the kernel
-//! or is refused, and when there is room again nobody has to do anything.
+//! More clients than there is room for: whoever is inside goes on, whoever is not waits, and when
+//! there is room again nobody has to do anything.
 
-use std::collections::HashSet;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -38,13 +37,13 @@ fn stream_blocks(mut stream: TcpStream, seed: u64, stop: &AtomicBool, blocks: &A
 }
 
 #[test]
-fn when_files_run_out_open_connections_go_on_and_new_ones_wait_or_are_refused() {
+fn when_files_run_out_open_connections_go_on_and_new_ones_wait() {
     const INSIDE: usize = 6;
     const NEWCOMERS: usize = 60;
     let (address, echo) = (unused_address(), Server::echo());
     let config = Config::new(address)
         .runtime("workers = 2")
-        .pool("health = { type = \"tcp\", interval = \"1h\" }")
+        .pool("health = { type = \"tcp\", interval = \"1h\" }\nconnect_timeout = \"60s\"")
         .backend(&echo, "");
     let gateway = Launch::new(config).under(&["prlimit", "--nofile=4096:4096"]).start();
     let inside: Vec<_> = (0..INSIDE).map(|_| connect(address).unwrap()).collect();
@@ -65,7 +64,7 @@ fn when_files_run_out_open_connections_go_on_and_new_ones_wait_or_are_refused() 
         let (began, before) = (Instant::now(), blocks.load(Ordering::SeqCst));
         let newcomers: Vec<_> = (0..NEWCOMERS).map(|_| connect(address).unwrap()).collect();
         thread::sleep(Duration::from_secs(3));
-        let told = gateway.stderr().matches("cannot accept for now").count();
+        let told = gateway.stderr().matches("Too many open files").count();
         let seconds = began.elapsed().as_secs() as usize;
         assert!(told >= 1, "nobody was told:\n{}", gateway.stderr());
         // Once a second, by whichever worker.
@@ -74,38 +73,21 @@ fn when_files_run_out_open_connections_go_on_and_new_ones_wait_or_are_refused() 
         assert!(moved >= INSIDE, "open connections have moved {moved} blocks");
 
         limit_files(&gateway, 4096);
-        let (mut served, mut refused) = (0, 0);
         for mut stream in newcomers {
-            let answer = stream.write_all(b"well?").and_then(|()| {
-                let mut answer = [0; 5];
-                stream.read_exact(&mut answer).map(|()| answer)
-            });
-            match answer {
-                Ok(answer) => {
-                    assert_eq!(&answer, b"well?");
-                    served += 1;
-                }
-                Err(error) => {
-                    let kinds = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe];
-                    assert!(kinds.contains(&error.kind()), "{error}");
-                    refused += 1;
-                }
-            }
+            let mut answer = [0; 5];
+            stream.write_all(b"well?").unwrap();
+            stream.read_exact(&mut answer).unwrap();
+            assert_eq!(&answer, b"well?");
         }
-        eprintln!("{served} served, {refused} refused; told {told} times in {seconds} s");
-        assert!(served >= NEWCOMERS / 2, "only {served} of those who waited were served");
         stop.store(true, Ordering::SeqCst);
     });
     // It was not the backend's fault.
     assert_eq!(gateway.backend("echo")["state"], "up");
-    let reasons: HashSet<String> = gateway
-        .records()
-        .iter()
-        .map(|record| record["reason"].as_str().unwrap().to_owned())
-        .filter(|reason| reason != "closed")
-        .collect();
-    assert!(reasons.iter().all(|reason| reason == "connect_failed"), "{reasons:?}");
     gateway.await_idle();
+    eventually("each has its record", || gateway.records().len() == INSIDE + NEWCOMERS);
+    for record in gateway.records() {
+        assert_eq!(record["reason"], "closed", "{record}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,6 +21,10 @@ use crate::stats::{ConnectFailure, HandshakeFailure, Reason};
 use crate::tls::client::Client;
 use crate::tls::refusal::Refused;
 use crate::tls::session::ClientSession;
+use crate::worker::Local;
+
+/// How long a connection waits before it asks again for what the system lacks.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
 
 /// What a connection has tried at first.
 static NONE_TRIED: Tried = Tried::none();
@@ -55,12 +59,12 @@ impl Session {
             self.attempts += 1;
             let began = Instant::now();
             let mut connected = match pool.send_proxy {
-                None => connect(&self.local.events, pool, backend, client, relay).await,
+                None => connect(&self.local, pool, backend, client, relay).await,
                 // Boxed: all others would carry the room for it.
                 Some(version) => {
                     let header = self.header(version, client);
-                    let events = &self.local.events;
-                    Box::pin(connect_telling(events, pool, backend, client, relay, header)).await
+                    let local = &self.local;
+                    Box::pin(connect_telling(local, pool, backend, client, relay, header)).await
                 }
             };
             let mut tls = None;
@@ -228,17 +232,17 @@ impl From<io::Error> for Unconnected {
 }
 
 async fn connect(
-    events: &Rc<EventLoop>,
+    local: &Local,
     pool: &Pool,
     backend: &Backend,
     client: &Watched<TcpStream>,
     relay: &mut Relay,
 ) -> Result<Watched<TcpStream>, Unconnected> {
-    let address = address_of(backend)?;
+    let events = &local.events;
     let deadline = events.now() + pool.connect_timeout;
     // Where TLS comes first, nothing is sent before.
     let first = if pool.tls.is_empty() { relay.first() } else { &[] };
-    let socket = events.hold(socket::connect(address, pool.source, !first.is_empty())?);
+    let socket = begin(local, pool, backend, client, deadline, !first.is_empty()).await?;
     // Whatever it is going to send, it comes by an event.
     socket.mark_dry();
     if !first.is_empty() {
@@ -261,16 +265,16 @@ async fn connect(
 
 /// The same, where a PROXY header comes before all else, TLS included.
 async fn connect_telling(
-    events: &Rc<EventLoop>,
+    local: &Local,
     pool: &Pool,
     backend: &Backend,
     client: &Watched<TcpStream>,
     relay: &mut Relay,
     header: Vec<u8>,
 ) -> Result<Watched<TcpStream>, Unconnected> {
-    let address = address_of(backend)?;
+    let events = &local.events;
     let deadline = events.now() + pool.connect_timeout;
-    let socket = events.hold(socket::connect(address, pool.source, true)?);
+    let socket = begin(local, pool, backend, client, deadline, true).await?;
     socket.mark_dry();
     if tell(&socket, pool, relay, &header)? {
         socket.watch(Interest::Read)?;
@@ -284,6 +288,54 @@ async fn connect_telling(
         true => Ok(socket),
         false => Err(Unconnected::Failed(ConnectFailure::Local)),
     }
+}
+
+/// Begins to connect.
+async fn begin(
+    local: &Local,
+    pool: &Pool,
+    backend: &Backend,
+    client: &Watched<TcpStream>,
+    deadline: Instant,
+    data_follows: bool,
+) -> Result<Watched<TcpStream>, Unconnected> {
+    let begin = || {
+        // A name that was never resolved has no weight and is not picked.
+        let address = backend.address().ok_or(io::ErrorKind::HostUnreachable)?;
+        socket::connect(address, pool.source, data_follows)
+    };
+    let socket = match begin() {
+        // Boxed: all others would carry the room for it.
+        Err(error) if socket::is_shortage(&error) => {
+            Box::pin(begin_later(local, client, deadline, begin, error)).await?
+        }
+        begun => begun?,
+    };
+    Ok(local.events.hold(socket))
+}
+
+/// The same when the system lacks files or memory, as soon as it has them. Meanwhile the client
+/// keeps what it was given, and those behind it wait in the accept queue.
+async fn begin_later(
+    local: &Local,
+    client: &Watched<TcpStream>,
+    deadline: Instant,
+    begin: impl Fn() -> io::Result<TcpStream>,
+    mut error: io::Error,
+) -> Result<TcpStream, Unconnected> {
+    let events = &local.events;
+    while socket::is_shortage(&error) && events.now() < deadline {
+        local.tell_of_shortage("cannot connect to backends for now; connections wait", &error);
+        events.sleep_until(events.now() + SHORTAGE_PAUSE).await;
+        if client.has_failed() {
+            return Err(Unconnected::ClientGone);
+        }
+        match begin() {
+            Ok(socket) => return Ok(socket),
+            Err(again) => error = again,
+        }
+    }
+    Err(error.into())
 }
 
 /// Sends a header, and with it what the client has sent first. False if there is no room.
@@ -305,11 +357,6 @@ fn tell(
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
         Err(error) => Err(error.into()),
     }
-}
-
-fn address_of(backend: &Backend) -> Result<SocketAddr, Unconnected> {
-    // A name that was never resolved has no weight and is not picked.
-    backend.address().ok_or(Unconnected::Failed(ConnectFailure::Unreachable))
 }
 
 /// Waits until a socket has connected, or has failed to.

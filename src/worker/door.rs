@@ -182,9 +182,10 @@ fn accept_one(local: &Rc<Local>, door: &Door, socket: &TcpListener) -> Next {
             ) => Next::Accepted,
             // EMFILE, ENFILE, ENOBUFS, ENOMEM, and what nobody has thought of.
             _ => {
-                if local.crew.tells_of_shortage() {
-                    tracing::error!(%error, "cannot accept for now; connections wait in the kernel");
-                }
+                local.tell_of_shortage(
+                    "cannot accept for now; connections wait in the kernel",
+                    &error,
+                );
                 Next::Pause
             }
         },
