@@ -76,14 +76,15 @@ impl Lan {
         Launch::new(config).under(&self.gateways[index].enter()).start()
     }
 
-    /// Starts both, the first one first, with the same configuration, and waits until they have
-    /// made out who is master.
+    /// Starts both with the same configuration, the second one when the first is master: which of
+    /// two that start together is the quicker one is not known, and it may be allowed to stay.
     pub fn pair(&self, config: impl ToString) -> [Gateway; 2] {
         let config = config.to_string();
-        let gateways = [self.start(0, &config), self.start(1, &config)];
-        await_vrrp(&gateways[0], "master");
-        await_vrrp(&gateways[1], "backup");
-        gateways
+        let first = self.start(0, &config);
+        await_vrrp(&first, "master");
+        let second = self.start(1, &config);
+        await_vrrp(&second, "backup");
+        [first, second]
     }
 
     /// Cuts a gateway off, or takes it back.
