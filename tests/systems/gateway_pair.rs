@@ -6,24 +6,39 @@
 //!                    10.0.1.100 floats
 //! ```
 
+mod crowd;
+
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::Service;
 use crate::harness::lab::{Namespace, ip};
 use crate::harness::tls::Authority;
 use crate::harness::{Gateway, Launch, eventually, output_of};
+use crowd::Crowd;
 
 const ADMIN: &str = "admin.example.com";
 const CUSTOMERS: &str = "www.example.com";
 
+const SIXTH: &str = r#"
+  [[pool.customers.backend]]
+  name = "customers-6"
+  address = "10.0.2.26:443"
+"#;
+
 struct Deployment {
+    authority: Authority,
     client: Namespace,
     servers: Namespace,
     hosts: [Namespace; 2],
@@ -62,8 +77,9 @@ impl Deployment {
             servers.ip(&format!("addr add 10.0.2.{host}/24 dev eth0"));
         }
         let directory = TempDir::with_prefix("lockgate-pair-").unwrap();
+        let (authority, hosts) = (Authority::new("test"), [gw1, gw2]);
         let deployment =
-            Self { client, servers, hosts: [gw1, gw2], _switches: [front, back], directory };
+            Self { authority, client, servers, hosts, _switches: [front, back], directory };
         deployment.make_certificates();
         deployment
     }
@@ -73,14 +89,13 @@ impl Deployment {
     }
 
     fn make_certificates(&self) {
-        let authority = Authority::new("test");
         fs::create_dir_all(self.path("certs")).unwrap();
-        fs::write(self.path("certs/ca.pem"), authority.pem()).unwrap();
+        fs::write(self.path("certs/ca.pem"), self.authority.pem()).unwrap();
         for (name, hosts) in [(ADMIN, 11..=15), (CUSTOMERS, 21..=26)] {
             let addresses: Vec<String> = hosts.map(|host| format!("10.0.2.{host}")).collect();
             let names: Vec<&str> =
                 [name].into_iter().chain(addresses.iter().map(String::as_str)).collect();
-            let issued = authority.issue(&names);
+            let issued = self.authority.issue(&names);
             fs::write(self.path(&format!("certs/{name}.pem")), &issued.certificate).unwrap();
             let key = self.path(&format!("certs/{name}.key"));
             fs::write(&key, &issued.key).unwrap();
@@ -112,7 +127,8 @@ impl Deployment {
         let at = directory.display();
         let whole = format!(
             "user root;\ndaemon off;\npid {at}/pid;\nerror_log {at}/error.log;\n\
-             events {{ worker_connections 4096; }}\nhttp {{\naccess_log off;\n\
+             worker_processes 2;\nworker_rlimit_nofile 20000;\n\
+             events {{ worker_connections 16384; }}\nhttp {{\naccess_log off;\nkeepalive_requests 1000000;\n\
              ssl_protocols TLSv1.2 TLSv1.3;\n\
              client_body_temp_path {at}/b;\nproxy_temp_path {at}/p;\nfastcgi_temp_path {at}/f;\n\
              uwsgi_temp_path {at}/u;\nscgi_temp_path {at}/s;\n{servers}}}\n"
@@ -143,18 +159,62 @@ impl Deployment {
 
     /// One request of a client with this address, on a connection of its own.
     fn visit(&self, from: u8, pool: &str) -> Result<String, String> {
+        self.visit_within("10", from, pool)
+    }
+
+    /// The same, within so many seconds.
+    fn visit_within(&self, seconds: &str, from: u8, pool: &str) -> Result<String, String> {
         let (name, port) = if pool == "admin" { (ADMIN, 8443) } else { (CUSTOMERS, 443) };
         let ca = self.path("certs/ca.pem");
         let [program, arguments @ ..] = self.client.enter();
         let mut command = Command::new(program);
-        command.args(arguments).args(["curl", "-sS", "--fail", "-m", "10", "--interface"]);
+        command.args(arguments).args(["curl", "-sS", "--fail", "-m", seconds, "--interface"]);
         command.arg(format!("10.0.1.{from}")).arg("--cacert").arg(ca).arg("--resolve");
         command.arg(format!("{name}:{port}:10.0.1.100")).arg(format!("https://{name}:{port}/"));
         let output = output_of(&mut command);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }
+
+    /// Kills the master. Returns after what time a client that tries again and again has an answer.
+    fn kill(&self, master: &mut Gateway) -> Duration {
+        let killed = Instant::now();
+        master.signal(Signal::SIGKILL);
+        // Not waiting for the client's kernel, which sends a SYN again after a second.
+        while self.visit_within("0.3", 2, "customers").is_err() {
+            assert!(killed.elapsed() < Duration::from_secs(20), "nobody takes over");
+        }
+        let took = killed.elapsed();
+        master.wait();
+        took
+    }
+
+    /// Has wrk ask the customers' servers on so many connections, each time as soon as it has its
+    /// answer.
+    fn wrk(&self, connections: u32, seconds: u32) -> Value {
+        let script = self.path("report.lua");
+        fs::write(&script, REPORT).unwrap();
+        let [program, arguments @ ..] = self.client.enter();
+        let mut command = Command::new(program);
+        command.args(arguments).args(["wrk", "-t", "2", "-c", &connections.to_string()]);
+        command.args(["-d", &seconds.to_string(), "-s"]).arg(script);
+        let output = output_of(command.arg(format!("https://{CUSTOMERS}/")));
+        let text = String::from_utf8_lossy(&output.stdout);
+        let line = text.lines().find(|line| line.starts_with('{'));
+        serde_json::from_str(line.unwrap_or_else(|| panic!("{text}"))).unwrap()
+    }
 }
+
+/// What wrk prints at its end: requests a second, errors, and microseconds.
+const REPORT: &str = r#"
+function done(summary, latency, requests)
+  local e = summary.errors
+  io.write(string.format(
+    '{"rate": %f, "errors": %d, "p50": %d, "p95": %d, "p99": %d}\n',
+    summary.requests / summary.duration * 1e6, e.connect + e.read + e.write + e.status + e.timeout,
+    latency:percentile(50), latency:percentile(95), latency:percentile(99)))
+end
+"#;
 
 /// Connects as fast as it can, and prints how many connections were not ended at once.
 const FLOOD: &str = "
@@ -184,13 +244,23 @@ fn is_well(gateway: &Gateway) -> bool {
     backends.all(|backend| backend["state"] == "up")
 }
 
+/// Waits until all is well, and the first is master with its whole priority: without servers it had
+/// less, and may have given way to the second.
+fn settle(gateways: &[Gateway; 2]) {
+    eventually("all servers are up", || gateways.iter().all(is_well));
+    eventually("the first is master, for good", || {
+        let first = &gateways[0].status()["vrrp"][0];
+        let is_whole = first["effective_priority"] == first["priority"];
+        is_whole && first["state"] == "master" && !is_master(&gateways[1])
+    });
+}
+
 #[test]
 fn a_pair_keeps_what_it_promises() {
     let deployment = Deployment::new();
     let _nginx = deployment.nginx();
     let mut gateways = [deployment.gateway(0), deployment.gateway(1)];
-    eventually("the first is master", || is_master(&gateways[0]) && !is_master(&gateways[1]));
-    eventually("all servers are up", || gateways.iter().all(is_well));
+    settle(&gateways);
 
     // Weights 100, 100, 100, 75, 75 are 20, 20, 20, 15, 15 of 90; over TLS again, for the name that
     // the client asked for.
@@ -215,9 +285,8 @@ fn a_pair_keeps_what_it_promises() {
     deployment.servers.ip("addr add 10.0.2.22/24 dev eth0");
 
     // A sixth one is added, on both gateways; nobody notices.
-    let sixth =
-        "\n  [[pool.customers.backend]]\n  name = \"customers-6\"\n  address = \"10.0.2.26:443\"\n";
-    gateways.iter().for_each(|gateway| gateway.reload(format!("{}{sixth}", deployment.config())));
+    let text = format!("{}{SIXTH}", deployment.config());
+    gateways.iter().for_each(|gateway| gateway.reload(&text));
     eventually("the sixth serves", || {
         deployment.visit(2, "customers").unwrap().starts_with("customers-6")
     });
@@ -231,62 +300,15 @@ fn a_pair_keeps_what_it_promises() {
     assert!((100..=125).contains(&passed), "{passed} of 130 passed");
     assert!(deployment.visit(226, "customers").is_ok());
 
-    // The master is killed.
-    let killed = Instant::now();
-    gateways[0].signal(Signal::SIGKILL);
-    while deployment.visit(200, "customers").is_err() {
-        assert!(killed.elapsed() < Duration::from_secs(20), "nobody takes over");
-    }
-    let took = killed.elapsed();
+    let took = deployment.kill(&mut gateways[0]);
     assert!(took < Duration::from_secs(3), "a failover took {took:?}");
     assert!(is_master(&gateways[1]));
-    gateways[0].wait();
 }
 
-/// What wrk prints at its end: requests, errors, and how long answers took, in microseconds.
-const REPORT: &str = r#"
-local wait = tonumber(os.getenv("WAIT"))
-if wait > 0 then
-  -- Every connection asks once in so many milliseconds, on average.
-  function delay() return math.random(0, 2 * wait) end
-end
-function done(summary, latency, requests)
-  local e = summary.errors
-  io.write(string.format(
-    '{"requests": %d, "seconds": %f, "errors": %d, "timeouts": %d, "p50": %d, "p95": %d, "p99": %d}\n',
-    summary.requests, summary.duration / 1e6, e.connect + e.read + e.write + e.status, e.timeout,
-    latency:percentile(50), latency:percentile(95), latency:percentile(99)))
-end
-"#;
-
-/// A load of wrk, from all addresses of the client in turn.
-struct Load(std::process::Child);
-
-impl Load {
-    fn start(deployment: &Deployment, connections: u32, seconds: u32, wait: u32) -> Self {
-        let script = deployment.path("report.lua");
-        fs::write(&script, REPORT).unwrap();
-        let [program, arguments @ ..] = deployment.client.enter();
-        let mut command = Command::new(program);
-        command.args(arguments).env("WAIT", wait.to_string()).args(["wrk", "-t", "2", "-c"]);
-        command.arg(connections.to_string()).args(["-d", &seconds.to_string(), "--timeout", "10"]);
-        command.arg("-s").arg(script).arg(format!("https://{CUSTOMERS}/"));
-        Self(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap())
-    }
-
-    fn finish(mut self) -> serde_json::Value {
-        let mut text = String::new();
-        std::io::Read::read_to_string(&mut self.0.stdout.take().unwrap(), &mut text).unwrap();
-        let line = text.lines().find(|line| line.starts_with('{'));
-        serde_json::from_str(line.unwrap_or_else(|| panic!("{text}"))).unwrap()
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// A connection of the crowd takes a file.
+fn room_for_files() {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
 }
 
 /// `scripts/bench pair` runs this at full scale, with a release build, and shows the table.
@@ -297,70 +319,53 @@ fn the_promises_at_scale() {
         Err(_) => 500,
     };
     let deployment = Deployment::new();
-    // Each connection is another client's: they take the 100 addresses in turn.
-    let map: Vec<String> = (0..100).map(|n| format!("{n} : 10.0.1.{}", 128 + n)).collect();
-    let rules = format!(
-        "table ip turns {{\n chain out {{\n type nat hook postrouting priority 100\n \
-         ip daddr 10.0.1.100 tcp dport 443 ip saddr 10.0.1.2 \
-         snat to numgen inc mod 100 map {{ {} }}\n }}\n}}\n",
-        map.join(", ")
-    );
-    let file = deployment.path("turns.nft");
-    fs::write(&file, rules).unwrap();
-    let [program, arguments @ ..] = deployment.client.enter();
-    let made = output_of(Command::new(program).args(arguments).arg("nft").arg("-f").arg(&file));
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    room_for_files();
     deployment.client.knows(CUSTOMERS, "10.0.1.100");
     let _nginx = deployment.nginx();
     let mut gateways = [deployment.gateway(0), deployment.gateway(1)];
-    eventually("the first is master", || is_master(&gateways[0]) && !is_master(&gateways[1]));
-    eventually("all servers are up", || gateways.iter().all(is_well));
+    settle(&gateways);
 
-    // All at once, each asking once a second; a sixth server is added meanwhile.
-    let many = Load::start(&deployment, connections, 15, 1000);
-    eventually("all are connected", || {
-        gateways[0].status()["connections"].as_u64().unwrap() >= u64::from(connections)
+    // Each asks once a second; a sixth server is added when all are there.
+    let site = |port, name| (SocketAddr::from(([10, 0, 1, 100], port)), name);
+    let (admin, customers) = (site(8443, ADMIN), site(443, CUSTOMERS));
+    let crowd = Crowd {
+        connections,
+        connections_per_second: 500,
+        period: Duration::from_secs(1),
+        lasts: Duration::from_secs(10),
+        sites: [customers, admin, customers, admin, customers],
+        tls: Arc::new(deployment.authority.client()),
+    };
+    let mut at_once = 0;
+    let many = thread::scope(|scope| {
+        let many = scope.spawn(|| deployment.client.run(|| crowd.run()));
+        eventually("all are connected", || {
+            at_once = gateways[0].status()["connections"].as_u64().unwrap();
+            at_once >= u64::from(connections)
+        });
+        let text = format!("{}{SIXTH}", deployment.config());
+        gateways.iter().for_each(|gateway| gateway.reload(&text));
+        many.join().unwrap()
     });
-    let at_once = gateways[0].status()["connections"].as_u64().unwrap();
-    let sixth =
-        "\n  [[pool.customers.backend]]\n  name = \"customers-6\"\n  address = \"10.0.2.26:443\"\n";
-    gateways.iter().for_each(|gateway| gateway.reload(format!("{}{sixth}", deployment.config())));
-    let many = many.finish();
-    assert_eq!((&many["errors"], &many["timeouts"]), (&0.into(), &0.into()), "{many}");
+    assert!(many.errors.is_empty(), "{}: {}", many.errors.len(), many.errors[0]);
 
     // As many requests as client, gateway and servers can do with two cores between them.
-    let busy = Load::start(&deployment, 64, 5, 0).finish();
-    assert_eq!((&busy["errors"], &busy["timeouts"]), (&0.into(), &0.into()), "{busy}");
+    let busy = deployment.wrk(64, 5);
+    assert_eq!(busy["errors"], 0, "{busy}");
 
-    let killed = Instant::now();
-    gateways[0].signal(Signal::SIGKILL);
-    while deployment.visit(2, "customers").is_err() {
-        assert!(killed.elapsed() < Duration::from_secs(20), "nobody takes over");
-    }
-    let failover = killed.elapsed();
-    gateways[0].wait();
+    let failover = deployment.kill(&mut gateways[0]);
 
-    let (ms, rate) = (
-        |load: &serde_json::Value, name: &str| load[name].as_f64().unwrap() / 1000.0,
-        |load: &serde_json::Value| {
-            load["requests"].as_f64().unwrap() / load["seconds"].as_f64().unwrap()
-        },
-    );
     eprintln!("| | connections | requests/s | p50 | p95 | p99 | errors |");
     eprintln!("| --- | --: | --: | --: | --: | --: | --: |");
-    for (what, connections, load) in [
-        ("all at once, one request a second each", at_once, &many),
-        ("as fast as it goes", 64, &busy),
-    ] {
+    let row = |what: &str, connections: u64, rate: f64, [p50, p95, p99]: [f64; 3]| {
         eprintln!(
-            "| {what} | {connections} | {:.0} | {:.1} ms | {:.1} ms | {:.1} ms | {} |",
-            rate(load),
-            ms(load, "p50"),
-            ms(load, "p95"),
-            ms(load, "p99"),
-            load["errors"]
+            "| {what} | {connections} | {rate:.0} | {p50:.1} ms | {p95:.1} ms | {p99:.1} ms | 0 |"
         );
-    }
+    };
+    let percentiles = [50.0, 95.0, 99.0].map(|percent| many.percentile(percent));
+    row("a request a second", at_once, many.requests_per_second, percentiles);
+    let percentiles = ["p50", "p95", "p99"].map(|name| busy[name].as_f64().unwrap() / 1e3);
+    row("as fast as it goes", 64, busy["rate"].as_f64().unwrap(), percentiles);
     eprintln!(
         "failover, from SIGKILL to the next answer: {:.0} ms",
         failover.as_secs_f64() * 1000.0
