@@ -21,7 +21,6 @@ use crate::stats::{ConnectFailure, HandshakeFailure, Reason};
 use crate::tls::client::Client;
 use crate::tls::refusal::Refused;
 use crate::tls::session::ClientSession;
-use crate::worker::Local;
 
 /// How long a connection waits before it asks again for what the system lacks.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
@@ -58,13 +57,22 @@ impl Session {
             }
             self.attempts += 1;
             let began = Instant::now();
-            let mut connected = match pool.send_proxy {
-                None => connect(&self.local, pool, backend, client, relay).await,
-                // Boxed: all others would carry the room for it.
-                Some(version) => {
-                    let header = self.header(version, client);
-                    let local = &self.local;
-                    Box::pin(connect_telling(local, pool, backend, client, relay, header)).await
+            let mut connected = loop {
+                let connected = match pool.send_proxy {
+                    None => connect(&self.local.events, pool, backend, client, relay).await,
+                    // Boxed: all others would carry the room for it.
+                    Some(version) => {
+                        let header = self.header(version, client);
+                        let events = &self.local.events;
+                        Box::pin(connect_telling(events, pool, backend, client, relay, header))
+                            .await
+                    }
+                };
+                match connected {
+                    Err(Unconnected::Short(error)) if began.elapsed() < pool.connect_timeout => {
+                        Box::pin(self.wait_for_files(client, error)).await?;
+                    }
+                    done => break done,
                 }
             };
             let mut tls = None;
@@ -88,6 +96,7 @@ impl Session {
                     return Ok((lease, backend, tls));
                 }
                 Err(Unconnected::Failed(failure)) => failure,
+                Err(Unconnected::Short(_)) => ConnectFailure::Local,
                 Err(Unconnected::Misnamed) => {
                     stats.connect_failures.of(ConnectFailure::Tls as usize).add(1);
                     return Err(Reason::ConnectFailed);
@@ -104,6 +113,19 @@ impl Session {
             }
             tried.get_or_insert_default().push(backend);
         }
+    }
+
+    /// Waits a moment for what the system lacks. Meanwhile the client keeps what it was given, and
+    /// those behind it wait in the accept queue.
+    async fn wait_for_files(
+        &self,
+        client: &Watched<TcpStream>,
+        error: io::Error,
+    ) -> Result<(), Reason> {
+        let events = &self.local.events;
+        self.local.tell_of_shortage("cannot connect to backends for now; connections wait", &error);
+        events.sleep_until(events.now() + SHORTAGE_PAUSE).await;
+        if client.has_failed() { Err(Reason::ClientReset) } else { Ok(()) }
     }
 
     /// The header that tells a backend whom this connection is from.
@@ -219,6 +241,8 @@ async fn unless_gone<F: Future>(client: &Watched<TcpStream>, future: F) -> Optio
 /// Why there is no connection to a backend.
 enum Unconnected {
     Failed(ConnectFailure),
+    /// It could not even be begun: the system lacks files or memory for now.
+    Short(io::Error),
     /// The backend is not who the client asked for.
     Misnamed,
     /// The client has broken off meanwhile.
@@ -232,17 +256,16 @@ impl From<io::Error> for Unconnected {
 }
 
 async fn connect(
-    local: &Local,
+    events: &Rc<EventLoop>,
     pool: &Pool,
     backend: &Backend,
     client: &Watched<TcpStream>,
     relay: &mut Relay,
 ) -> Result<Watched<TcpStream>, Unconnected> {
-    let events = &local.events;
     let deadline = events.now() + pool.connect_timeout;
     // Where TLS comes first, nothing is sent before.
     let first = if pool.tls.is_empty() { relay.first() } else { &[] };
-    let socket = begin(local, pool, backend, client, deadline, !first.is_empty()).await?;
+    let socket = events.hold(begin(pool, backend, !first.is_empty())?);
     // Whatever it is going to send, it comes by an event.
     socket.mark_dry();
     if !first.is_empty() {
@@ -265,16 +288,15 @@ async fn connect(
 
 /// The same, where a PROXY header comes before all else, TLS included.
 async fn connect_telling(
-    local: &Local,
+    events: &Rc<EventLoop>,
     pool: &Pool,
     backend: &Backend,
     client: &Watched<TcpStream>,
     relay: &mut Relay,
     header: Vec<u8>,
 ) -> Result<Watched<TcpStream>, Unconnected> {
-    let events = &local.events;
     let deadline = events.now() + pool.connect_timeout;
-    let socket = begin(local, pool, backend, client, deadline, true).await?;
+    let socket = events.hold(begin(pool, backend, true)?);
     socket.mark_dry();
     if tell(&socket, pool, relay, &header)? {
         socket.watch(Interest::Read)?;
@@ -288,54 +310,6 @@ async fn connect_telling(
         true => Ok(socket),
         false => Err(Unconnected::Failed(ConnectFailure::Local)),
     }
-}
-
-/// Begins to connect.
-async fn begin(
-    local: &Local,
-    pool: &Pool,
-    backend: &Backend,
-    client: &Watched<TcpStream>,
-    deadline: Instant,
-    data_follows: bool,
-) -> Result<Watched<TcpStream>, Unconnected> {
-    let begin = || {
-        // A name that was never resolved has no weight and is not picked.
-        let address = backend.address().ok_or(io::ErrorKind::HostUnreachable)?;
-        socket::connect(address, pool.source, data_follows)
-    };
-    let socket = match begin() {
-        // Boxed: all others would carry the room for it.
-        Err(error) if socket::is_shortage(&error) => {
-            Box::pin(begin_later(local, client, deadline, begin, error)).await?
-        }
-        begun => begun?,
-    };
-    Ok(local.events.hold(socket))
-}
-
-/// The same when the system lacks files or memory, as soon as it has them. Meanwhile the client
-/// keeps what it was given, and those behind it wait in the accept queue.
-async fn begin_later(
-    local: &Local,
-    client: &Watched<TcpStream>,
-    deadline: Instant,
-    begin: impl Fn() -> io::Result<TcpStream>,
-    mut error: io::Error,
-) -> Result<TcpStream, Unconnected> {
-    let events = &local.events;
-    while socket::is_shortage(&error) && events.now() < deadline {
-        local.tell_of_shortage("cannot connect to backends for now; connections wait", &error);
-        events.sleep_until(events.now() + SHORTAGE_PAUSE).await;
-        if client.has_failed() {
-            return Err(Unconnected::ClientGone);
-        }
-        match begin() {
-            Ok(socket) => return Ok(socket),
-            Err(again) => error = again,
-        }
-    }
-    Err(error.into())
 }
 
 /// Sends a header, and with it what the client has sent first. False if there is no room.
@@ -357,6 +331,14 @@ fn tell(
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
         Err(error) => Err(error.into()),
     }
+}
+
+fn begin(pool: &Pool, backend: &Backend, data_follows: bool) -> Result<TcpStream, Unconnected> {
+    // A name that was never resolved has no weight and is not picked.
+    let address = backend.address().ok_or(Unconnected::Failed(ConnectFailure::Unreachable))?;
+    socket::connect(address, pool.source, data_follows).map_err(|error| {
+        if socket::is_shortage(&error) { Unconnected::Short(error) } else { error.into() }
+    })
 }
 
 /// Waits until a socket has connected, or has failed to.
