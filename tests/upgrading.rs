@@ -92,8 +92,9 @@ fn twenty_upgrades_in_a_row_under_load_cost_no_connection() {
         let previous = status["previous"].as_array().unwrap().clone();
         let mut pids: Vec<_> = previous.iter().map(|it| it["pid"].as_u64().unwrap()).collect();
         pids.reverse();
-        pids == processes.iter().map(|pid| u64::from(*pid)).collect::<Vec<_>>()
-            && previous.iter().all(|it| it["connections"] == 1)
+        // The one before may have been quicker to accept a connection than its heir.
+        let held: u64 = previous.iter().map(|it| it["connections"].as_u64().unwrap()).sum();
+        pids == processes.iter().map(|pid| u64::from(*pid)).collect::<Vec<_>>() && held == 20
     });
     assert_eq!(gateway.status()["generation"], 21);
 

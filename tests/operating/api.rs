@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use super::{done, order, order_over};
 use crate::harness::{
-    Config, Gateway, Launch, Server, connect, eventually, lockgate, output_of, unused_address,
+    Config, Gateway, Launch, Server, connect, eventually, lockgate, output_of, until,
+    unused_address,
 };
 
 fn gateway(server: &Server) -> Gateway {
@@ -84,8 +85,9 @@ fn who_did_what_is_logged_and_told() {
     let who = events[0]["who"].as_str().unwrap();
     let uid = nix::unistd::getuid();
     assert!(who.starts_with(&format!("uid {uid}")) && who.contains(", pid "), "{who}");
-    let log = gateway.stderr();
-    let line = log.lines().find(|line| line.contains("\"operator\"")).expect(&log);
+    let line = until("it is logged", || {
+        gateway.stderr().lines().find(|line| line.contains("\"operator\"")).map(str::to_owned)
+    });
     assert!(line.contains(who) && line.contains("enabled, weight 3"), "{line}");
 }
 

@@ -17,9 +17,10 @@ const PROTOCOL: &str = "tls_passthrough";
 /// Those who ask for `app.example.com` go to the first server, all others to the second.
 fn between(app: &Server, other: &Server) -> (Gateway, SocketAddr) {
     let address = unused_address();
-    let pool = format!("pool = \"{}\"", other.name());
+    // A busy machine takes its time with a thousand segments.
+    let lines = format!("pool = \"{}\"\nclient_timeout = \"1m\"", other.name());
     let config = [
-        listener(address, PROTOCOL, &pool),
+        listener(address, PROTOCOL, &lines),
         route(r#"sni = ["app.example.com"]"#, app.name()),
         pool_of(app),
         pool_of(other),
