@@ -88,6 +88,10 @@ impl Deployment {
         self.directory.path().join(name)
     }
 
+    fn example(&self, file: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples/gateway-pair").join(file)
+    }
+
     fn make_certificates(&self) {
         fs::create_dir_all(self.path("certs")).unwrap();
         fs::write(self.path("certs/ca.pem"), self.authority.pem()).unwrap();
@@ -96,8 +100,8 @@ impl Deployment {
             let names: Vec<&str> =
                 [name].into_iter().chain(addresses.iter().map(String::as_str)).collect();
             let issued = self.authority.issue(&names);
-            fs::write(self.path(&format!("certs/{name}.pem")), &issued.certificate).unwrap();
-            let key = self.path(&format!("certs/{name}.key"));
+            fs::write(self.path(&format!("certs/{name}.ecdsa.pem")), &issued.certificate).unwrap();
+            let key = self.path(&format!("certs/{name}.ecdsa.key"));
             fs::write(&key, &issued.key).unwrap();
             super::make_private(&key);
         }
@@ -108,18 +112,22 @@ impl Deployment {
         super::make_private(&self.path("pair.secret"));
     }
 
-    /// Eleven HTTPS servers: each says its name, and what it was asked for by TLS.
+    /// Eleven HTTPS servers with the settings of the example.
     fn nginx(&self) -> Service {
+        let settings = fs::read_to_string(self.example("nginx.conf")).unwrap();
+        let settings =
+            settings.replace("/etc/lockgate/certs", self.path("certs").to_str().unwrap());
         let mut servers = String::new();
-        for (pool, name, first) in [("admin", ADMIN, 11), ("customers", CUSTOMERS, 21)] {
-            for number in 1..=if first == 11 { 5 } else { 6 } {
-                let (host, certs) = (first + number - 1, self.path("certs"));
-                let certs = certs.display();
-                servers.push_str(&format!(
-                    "server {{ listen 10.0.2.{host}:443 ssl; server_name _;\n\
-                     ssl_certificate {certs}/{name}.pem; ssl_certificate_key {certs}/{name}.key;\n\
-                     location / {{ return 200 \"{pool}-{number} $ssl_protocol $ssl_server_name\\n\"; }} }}\n"
-                ));
+        for (pool, name, first, last) in
+            [("admin", ADMIN, 11, 15), ("customers", CUSTOMERS, 21, 26)]
+        {
+            for host in first..=last {
+                let server = format!("{pool}-{}", host - first + 1);
+                let settings = settings
+                    .replace("listen 443", &format!("listen 10.0.2.{host}:443"))
+                    .replace(CUSTOMERS, name)
+                    .replace("$hostname", &server);
+                servers.push_str(&settings);
             }
         }
         let (directory, file) = (self.path("nginx"), self.path("nginx/nginx.conf"));
@@ -128,8 +136,7 @@ impl Deployment {
         let whole = format!(
             "user root;\ndaemon off;\npid {at}/pid;\nerror_log {at}/error.log;\n\
              worker_processes 2;\nworker_rlimit_nofile 20000;\n\
-             events {{ worker_connections 16384; }}\nhttp {{\naccess_log off;\nkeepalive_requests 1000000;\n\
-             ssl_protocols TLSv1.2 TLSv1.3;\n\
+             events {{ worker_connections 16384; }}\nhttp {{\naccess_log off;\n\
              client_body_temp_path {at}/b;\nproxy_temp_path {at}/p;\nfastcgi_temp_path {at}/f;\n\
              uwsgi_temp_path {at}/u;\nscgi_temp_path {at}/s;\n{servers}}}\n"
         );
@@ -142,8 +149,7 @@ impl Deployment {
     }
 
     fn config(&self) -> String {
-        let example = "config/examples/gateway-pair/lockgate.toml";
-        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(example)).unwrap();
+        let text = fs::read_to_string(self.example("lockgate.toml")).unwrap();
         let there = |name: &str| self.path(name).to_str().unwrap().to_owned();
         // The harness has an [admin] of its own.
         let admin = text.find("[admin]").unwrap();
