@@ -30,8 +30,14 @@ use crate::sandbox;
 use form::{Form, Present, Reader};
 use sink::{News, Sink};
 
-/// Chunks of lines on their way.
-const CHUNKS: usize = 1_024;
+/// Chunks of records on their way; each is what a worker has gathered in a moment.
+const CHUNKS_OF_RECORDS: usize = 1_024;
+
+/// Chunks of events on their way; each is one.
+const CHUNKS_OF_EVENTS: usize = 4_096;
+
+/// Bytes that are written at once, if they are there.
+const BATCH: usize = 64 << 10;
 
 /// How long a stopping process waits for its last lines to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
@@ -148,8 +154,8 @@ impl Output {
     /// Fails if the system gives no thread, or no descriptor.
     pub fn start() -> io::Result<Self> {
         Ok(Self {
-            events: Way::start("log-events", stderr()?)?,
-            records: Way::start("log-records", stdout()?)?,
+            events: Way::start("log-events", CHUNKS_OF_EVENTS, stderr()?)?,
+            records: Way::start("log-records", CHUNKS_OF_RECORDS, stdout()?)?,
             reader: Present::new(Reader::of_stderr()),
         })
     }
@@ -212,8 +218,8 @@ impl Output {
 }
 
 impl Way {
-    fn start(name: &str, sink: Sink) -> io::Result<Self> {
-        let (chunks, receiver) = sync_channel(CHUNKS);
+    fn start(name: &str, room: usize, sink: Sink) -> io::Result<Self> {
+        let (chunks, receiver) = sync_channel(room);
         let (sinks, new_sinks) = channel();
         let lost = Arc::new(Lost::default());
         let writer = Writer { chunks: receiver, new_sinks, sink, lost: Arc::clone(&lost) };
@@ -288,14 +294,30 @@ impl Writer {
                 look = Instant::now() + LOOK;
             }
             match chunk {
-                Some(Chunk::Lines(lines)) => {
-                    let lost = self.sink.write(&lines);
-                    self.lost.failed.fetch_add(lost, Ordering::Relaxed);
-                }
+                Some(Chunk::Lines(lines)) => self.write(lines),
                 Some(Chunk::Flush(done)) => drop(done.try_send(())),
                 None => {}
             }
             self.tell();
+        }
+    }
+
+    /// Writes lines, and what waits behind them: a storm of events is written in a few calls.
+    fn write(&mut self, mut lines: Vec<u8>) {
+        let mut flush = None;
+        while lines.len() < BATCH && flush.is_none() {
+            match self.chunks.try_recv() {
+                // What follows is for another sink.
+                Ok(Chunk::Lines(more)) if more.is_empty() => break,
+                Ok(Chunk::Lines(more)) => lines.extend(more),
+                Ok(Chunk::Flush(done)) => flush = Some(done),
+                Err(_) => break,
+            }
+        }
+        let lost = self.sink.write(&lines);
+        self.lost.failed.fetch_add(lost, Ordering::Relaxed);
+        if let Some(done) = flush {
+            drop(done.try_send(()));
         }
     }
 
