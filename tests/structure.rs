@@ -163,3 +163,53 @@ fn unsafe_stays_in_one_file() {
         "one file has the proofs",
     );
 }
+
+/// All documents under a directory of the project.
+fn documents(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).expect("the project's own directory") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            found.extend(documents(&path));
+        } else if name.ends_with(".md") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// The anchors of a document's headings.
+fn anchors(document: &Path) -> Vec<String> {
+    let text = fs::read_to_string(document).expect("readable");
+    let headings = text.lines().filter_map(|line| line.strip_prefix('#'));
+    let anchor = |heading: &str| {
+        let heading = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+        heading.chars().filter(|&c| c.is_alphanumeric() || c == '-' || c == '_').collect()
+    };
+    headings.map(anchor).collect()
+}
+
+#[test]
+fn links_in_documents_lead_somewhere() {
+    let (mut links, mut dead) = (0, Vec::new());
+    for document in documents(Path::new(env!("CARGO_MANIFEST_DIR"))) {
+        let text = fs::read_to_string(&document).expect("readable");
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', ' ']).next());
+        for target in targets.filter(|target| !target.contains(':')) {
+            links += 1;
+            let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let file = match path {
+                "" => document.clone(),
+                path => document.with_file_name(path),
+            };
+            let leads = file.exists()
+                && (anchor.is_empty() || anchors(&file).iter().any(|found| found == anchor));
+            if !leads {
+                dead.push(format!("{}: {target}", document.display()));
+            }
+        }
+    }
+    assert!(links > 50, "{links} links");
+    assert!(dead.is_empty(), "links that lead nowhere:\n{}", dead.join("\n"));
+}
