@@ -5,23 +5,23 @@
 //! `lockgate-vrrp` knows nothing of pools and listeners, and nothing but this folder and the
 //! commands know it.
 
+mod handing_on;
+mod settings;
+
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use lockgate_vrrp::advert::Rejected;
 pub(super) use lockgate_vrrp::linux::Legacy;
 use lockgate_vrrp::linux::{self, Event, Options, Role, State, Vrrp};
-use lockgate_vrrp::settings::{Address, ChecksumPolicy, Settings};
-use lockgate_vrrp::types::{Interval, Priority, Version, Vrid};
+use lockgate_vrrp::types::Version;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::node::Host;
 use super::pulse::Pulse;
-use super::tally::Totals;
 use super::tracking::Tracked;
 use super::{Control, Failure, Kind};
 use crate::admin::status;
@@ -29,16 +29,14 @@ use crate::config::plan;
 use crate::metrics::{InstanceSeries, Registry, Sum};
 use crate::sandbox;
 use crate::worker::Crew;
+pub(super) use settings::check_programs;
+pub use settings::{programs, settings};
 
 /// The hidden command that makes a process of this program the guard of addresses.
 pub const GUARD: &str = "vip-guard";
 
 /// Events on their way from VRRP; more are dropped and counted.
 const EVENTS: usize = 1_024;
-
-/// How long the next process may take to say that it has everything. It sends adverts before that; if
-/// it stands still instead, a backup takes over, as it should.
-const HAND_OVER: Duration = Duration::from_secs(1);
 
 /// VRRP, as the control plane knows it.
 pub(super) struct Failover {
@@ -100,63 +98,6 @@ impl Failover {
         self.follow_plan(plan);
         self.repeat_weights();
         Ok(())
-    }
-
-    /// Makes the instances of this plan ready to go on where another process was.
-    pub(super) fn prepare(
-        &mut self,
-        plan: &plan::Plan,
-        node: Option<&plan::Node>,
-    ) -> Result<(), Failure> {
-        let wanted = settings(plan, node)?;
-        if !wanted.is_empty() {
-            self.running = Some(linux::succeed(wanted, self.options())?);
-        }
-        self.follow_plan(plan);
-        Ok(())
-    }
-
-    /// Which instances these are, for the process that hands them on.
-    pub(super) fn identities(
-        plan: &plan::Plan,
-        node: Option<&plan::Node>,
-    ) -> Result<Vec<String>, Failure> {
-        Ok(settings(plan, node)?.iter().map(linux::identity).collect())
-    }
-
-    /// Goes on where another process was; without a legacy it is gone, and all begins anew.
-    pub(super) fn adopt(&mut self, legacy: Option<Legacy>) -> Result<(), Failure> {
-        if let Some(vrrp) = &self.running {
-            vrrp.adopt(legacy)?;
-        }
-        Ok(())
-    }
-
-    /// Lets the next process go on with the instances of these identities, and gives up all others.
-    /// What it needs for that, and how long it may take.
-    pub(super) fn let_go(
-        &mut self,
-        wanted: Vec<String>,
-    ) -> Result<(Option<Legacy>, Duration), Failure> {
-        let Some(vrrp) = &self.running else { return Ok((None, 5 * HAND_OVER)) };
-        let legacy = vrrp.let_go(wanted)?;
-        self.is_let_go = true;
-        Ok((Some(legacy), HAND_OVER))
-    }
-
-    /// The next process does not go on after all.
-    pub(super) fn take_back(&mut self) {
-        if let Some(vrrp) = self.running.as_ref().filter(|_| std::mem::take(&mut self.is_let_go)) {
-            vrrp.take_back();
-            tracing::info!("VRRP goes on here");
-        }
-    }
-
-    /// The next process has gone on.
-    pub(super) fn leave(&mut self) {
-        if let Some(vrrp) = self.running.take() {
-            vrrp.leave();
-        }
     }
 
     /// Says again what has been said of pools: an instance that others know
@@ -293,23 +234,6 @@ impl Failover {
             let began = Instant::now();
             self.last = vrrp.stop().iter().map(instance).collect();
             tracing::info!(took = ?began.elapsed(), "VRRP has stopped: the addresses are given away");
-        }
-    }
-
-    /// Adds what has been counted to what the next process is told. The rest is with the instances.
-    pub(super) fn count(&self, totals: &mut Totals) {
-        for ((instance, to), count) in &self.transitions {
-            totals.set(&["transitions", instance, to], [("made".to_owned(), *count)].into());
-        }
-    }
-
-    /// Adds what a process before this one has counted.
-    pub(super) fn add(&mut self, totals: &Totals, plan: &plan::Plan) {
-        for vrrp in &plan.vrrp {
-            for to in [State::Init, State::Backup, State::Master].map(State::as_str) {
-                let count = totals.one(&["transitions", &vrrp.name, to], "made");
-                *self.transitions.entry((vrrp.name.clone(), to)).or_default() += count;
-            }
         }
     }
 
@@ -484,88 +408,6 @@ impl From<linux::Error> for Failure {
     }
 }
 
-/// The instances of a plan, as `node` runs them.
-pub fn settings(plan: &plan::Plan, node: Option<&plan::Node>) -> Result<Vec<Settings>, Failure> {
-    let host = Host::this();
-    plan.vrrp.iter().map(|vrrp| settings_of(vrrp, plan, node, &host)).collect()
-}
-
-/// Fails if a program that is to be told of changes cannot be run.
-pub(super) fn check_programs(plan: &plan::Plan) -> Result<(), Failure> {
-    programs(plan).into_iter().next().map_or(Ok(()), |fault| Err(Failure::Material(fault)))
-}
-
-/// What is wrong with the programs that are to be told of changes.
-pub fn programs(plan: &plan::Plan) -> Vec<String> {
-    let mut faults = Vec::new();
-    for vrrp in &plan.vrrp {
-        let Some(program) = &vrrp.notify else { continue };
-        let fault = match std::fs::metadata(program) {
-            Err(error) => Some(error.to_string()),
-            Ok(found) if !found.is_file() => Some("it is not a file".to_owned()),
-            Ok(_) => {
-                let may_run = nix::unistd::access(program, nix::unistd::AccessFlags::X_OK);
-                may_run.err().map(|_| "it is not executable".to_owned())
-            }
-        };
-        if let Some(fault) = fault {
-            faults.push(format!("vrrp {}: notify: {}: {fault}", vrrp.name, program.display()));
-        }
-    }
-    faults
-}
-
-fn settings_of(
-    vrrp: &plan::Vrrp,
-    plan: &plan::Plan,
-    node: Option<&plan::Node>,
-    host: &Host,
-) -> Result<Settings, Failure> {
-    let fault = |what: &str| Failure::Material(format!("vrrp {}: {what}", vrrp.name));
-    // The same list serves all gateways: whoever is in it does not talk to itself.
-    let mut unicast_peers = vrrp.peers(node, &plan.nodes);
-    unicast_peers.retain(|peer| !host.has(*peer));
-    if unicast_peers.is_empty() && !vrrp.unicast_peers.is_empty() {
-        return Err(fault("unicast_peers: all of them are addresses of this host"));
-    }
-    let version = match vrrp.version {
-        plan::vrrp::Version::V2 => Version::V2,
-        plan::vrrp::Version::V3 => Version::V3,
-    };
-    // A plan keeps to the ranges of both, so that neither is ever missing.
-    let (Some(vrid), Some(interval)) =
-        (Vrid::new(vrrp.vrid.get()), Interval::from_duration(version, vrrp.advert_interval))
-    else {
-        return Err(fault("vrid or advert_interval is out of range"));
-    };
-    Ok(Settings {
-        name: vrrp.name.clone(),
-        interface: vrrp.interface.clone(),
-        vrid,
-        addresses: vrrp
-            .addresses
-            .iter()
-            .map(|floating| Address { ip: floating.address, prefix: floating.prefix })
-            .collect(),
-        priority: Priority::new(vrrp.priority(node)),
-        interval,
-        preempt: vrrp.preempt,
-        preempt_delay: vrrp.preempt_delay,
-        unicast_peers,
-        checksum: match vrrp.checksum {
-            plan::vrrp::Checksum::Auto => ChecksumPolicy::Auto,
-            plan::vrrp::Checksum::Rfc9568 => ChecksumPolicy::Rfc9568,
-            plan::vrrp::Checksum::PseudoHeader => ChecksumPolicy::PseudoHeader,
-        },
-        sync_group: vrrp.sync_group.clone(),
-        virtual_mac: vrrp.virtual_mac,
-        garp_repeat: vrrp.garp_repeat,
-        garp_refresh: vrrp.garp_refresh,
-        track_interfaces: vrrp.track_interfaces.clone(),
-        notify: vrrp.notify.as_ref().map(|program| program.display().to_string()),
-    })
-}
-
 /// Takes from a thread of VRRP what it does not need.
 fn confine(role: Role) {
     let role = match role {
@@ -578,40 +420,5 @@ fn confine(role: Role) {
     // The addresses are better held by a thread with too many privileges than by nobody.
     if let Err(error) = sandbox::enter(role) {
         tracing::error!(?role, "a thread of VRRP keeps its privileges: {error}");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config;
-
-    const ALL: &str = include_str!("../config/tests/vrrp.toml");
-
-    #[test]
-    fn every_node_gets_settings_that_vrrp_takes() {
-        let plan = config::parse("t.toml", ALL).unwrap();
-        for node in &plan.nodes {
-            let settings = settings(&plan, Some(node)).unwrap();
-            lockgate_vrrp::settings::check(&settings).unwrap();
-            assert_eq!(settings[0].interval.secs(), Some(2));
-            assert_eq!(settings[1].priority.get(), node.priority.get());
-            assert_eq!(settings[2].unicast_peers.len(), 1);
-            assert_ne!(Some(settings[2].unicast_peers[0]), node.address);
-        }
-    }
-
-    #[test]
-    fn programs_have_to_be_there() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        for (path, fault) in [
-            ("/nonexistent/moved", "No such file"),
-            ("/etc", "it is not a file"),
-            (file.path().to_str().unwrap(), "it is not executable"),
-        ] {
-            let text = ALL.replace("/usr/local/bin/moved", path);
-            let faults = programs(&config::parse("t.toml", &text).unwrap());
-            assert!(faults.len() == 1 && faults[0].contains(fault), "{path}: {faults:?}");
-        }
     }
 }
