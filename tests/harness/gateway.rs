@@ -1,10 +1,12 @@
 //! The real binary as a child process.
 
+mod upgrading;
+mod usage;
+
 use std::fs;
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -14,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, SysconfVar, sysconf};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -314,89 +316,12 @@ impl Gateway {
         self.process.heirs.last().copied().unwrap_or_else(|| self.process.child.id())
     }
 
-    /// The program that is started by an upgrade.
-    pub fn binary(&self) -> PathBuf {
-        self.directory.path().join("lockgate")
-    }
-
-    /// Puts another file in the place of the program, as a whole.
-    pub fn replace_binary(&self, text: &str, mode: u32) {
-        let new = self.directory.path().join("new-binary");
-        fs::write(&new, text).unwrap();
-        fs::set_permissions(&new, fs::Permissions::from_mode(mode)).unwrap();
-        fs::rename(&new, self.binary()).unwrap();
-    }
-
-    /// Puts the program back in its place: a copy, which is not the same file.
-    pub fn restore_binary(&self) {
-        let new = self.directory.path().join("new-binary");
-        fs::copy(lockgate(), &new).unwrap();
-        fs::rename(&new, self.binary()).unwrap();
-    }
-
     /// Writes another configuration to the file, and nothing else.
     pub fn write_config(&self, config: impl ToString) {
         // Replaced as a whole, so that a half-written file is never read.
         let new = self.directory.path().join("new.toml");
         fs::write(&new, self.complete(config)).unwrap();
         fs::rename(&new, self.config_path()).unwrap();
-    }
-
-    /// Has another process take over, and waits until it has. Returns the one that served before.
-    ///
-    /// # Panics
-    ///
-    /// If it fails.
-    #[track_caller]
-    pub fn upgrade(&mut self) -> u32 {
-        self.signal(Signal::SIGUSR2);
-        self.await_heir()
-    }
-
-    /// Waits until another process has taken over. Returns the one that served before.
-    #[track_caller]
-    pub fn await_heir(&mut self) -> u32 {
-        let before = self.pid();
-        let taken_over = |text: &str| text.contains("upgraded: the new process serves");
-        let mine = format!("pid={before}");
-        let heir = until("another process answers", || {
-            let stderr = self.stderr();
-            assert!(!stderr.contains("upgrade failed"), "{mine}:\n{stderr}");
-            let status = self.request("GET", "/v1/status").ok()?;
-            let status: Value = serde_json::from_str(&status.1).ok()?;
-            let pid = u32::try_from(status["pid"].as_u64()?).ok()?;
-            (pid != before && taken_over(&stderr)).then_some(pid)
-        });
-        self.process.heirs.push(heir);
-        before
-    }
-
-    /// This process has taken over.
-    pub fn adopt(&mut self, heir: u32) {
-        self.process.heirs.push(heir);
-    }
-
-    /// Whether a process is there, and no zombie.
-    pub fn is_alive(pid: u32) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-        state.is_some_and(|state| state != 'Z')
-    }
-
-    /// Waits until a process has ended.
-    #[track_caller]
-    pub fn await_end_of(pid: u32) {
-        eventually(&format!("process {pid} has ended"), || !Self::is_alive(pid));
-    }
-
-    /// Children of the process that serves.
-    pub fn children(&self) -> Vec<u32> {
-        let tasks = format!("/proc/{}/task", self.pid());
-        let tasks = fs::read_dir(tasks).into_iter().flatten().flatten();
-        let children = tasks.map(|task| fs::read_to_string(task.path().join("children")));
-        let children: Vec<String> = children.filter_map(Result::ok).collect();
-        let pids = children.iter().flat_map(|text| text.split_whitespace());
-        pids.map(|pid| pid.parse().unwrap()).collect()
     }
 
     fn answers(&mut self, path: &str, status: u16) {
@@ -587,32 +512,4 @@ impl Gateway {
             (records.len() >= count).then_some(records)
         })
     }
-
-    /// Processor time that it has used.
-    pub fn processor_time(&self) -> Duration {
-        processor_time(&format!("/proc/{}/stat", self.pid()))
-    }
-
-    /// Processor time that its control thread, the first one, has used.
-    pub fn control_thread_time(&self) -> Duration {
-        processor_time(&format!("/proc/{pid}/task/{pid}/stat", pid = self.pid()))
-    }
-
-    /// Memory that it occupies, in bytes.
-    pub fn resident_memory(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
-    }
-}
-
-/// proc_pid_stat(5): user and system time are the fields 14 and 15, in clock ticks.
-fn processor_time(stat: &str) -> Duration {
-    let stat = fs::read_to_string(stat).unwrap();
-    // The second field is the name, in parentheses, and may have spaces in it.
-    let (_, rest) = stat.rsplit_once(')').unwrap();
-    let fields: Vec<&str> = rest.split_whitespace().collect();
-    let ticks: u32 = fields[11..13].iter().map(|field| field.parse::<u32>().unwrap()).sum();
-    let per_second = sysconf(SysconfVar::CLK_TCK).unwrap().unwrap();
-    Duration::from_secs(1) * ticks / u32::try_from(per_second).unwrap()
 }
