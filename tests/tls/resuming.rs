@@ -69,7 +69,7 @@ fn resumes(config: &ClientConfig, (gateway, address): (&Gateway, SocketAddr)) ->
 #[test]
 fn on_the_same_gateway() {
     let pair = Pair::new();
-    let (gateway, address) = pair.start("", "");
+    let (mut gateway, address) = pair.start("", "");
     for versions in VERSIONS {
         let client = pair.authority.client_of(versions, None);
         assert!(!resumes(&client, (&gateway, address)));
@@ -81,6 +81,9 @@ fn on_the_same_gateway() {
     let client = pair.authority.client();
     assert!(!resumes(&client, (&gateway, address)));
     gateway.reload(pair.config(address, "", "") + "# changed\n");
+    assert!(resumes(&client, (&gateway, address)));
+    // Nor does an upgrade, though the keys are nobody's but the process's.
+    gateway.upgrade();
     assert!(resumes(&client, (&gateway, address)));
 }
 

@@ -113,6 +113,41 @@ fn the_backup_never_takes_over_and_every_ping_is_answered() {
     assert_eq!(until("it answers", || lan.client.run(|| visit(SERVICE).ok())), "a");
 }
 
+/// Upgrades the master of a pair with these lines a few times: nothing changes hands.
+fn stays_master(lan: &Lan, lines: &str, floating: IpAddr) {
+    let server = lan.server("a", 7000);
+    let text = config().backend(&server, "").to_string() + &pair(lines);
+    let [mut gw1, gw2] = lan.pair(text);
+    let before = (transitions(&gw1), transitions(&gw2));
+    let heard = |gateway: &Gateway| public(gateway)["heard"][0]["adverts"].as_u64();
+    for _ in 0..3 {
+        gw1.upgrade();
+        assert_eq!(public(&gw1)["state"], "master");
+        assert!(lan.has(0, floating) && !lan.has(1, floating));
+        let so_far = heard(&gw2);
+        eventually("the next process is heard", || heard(&gw2) > so_far);
+    }
+    assert_eq!((transitions(&gw1), transitions(&gw2)), before);
+    gw1.signal(Signal::SIGKILL);
+    await_vrrp(&gw2, "master");
+    eventually("the address moves", || !lan.has(0, floating) && lan.has(1, floating));
+}
+
+#[test]
+fn a_master_of_version_2_stays_master() {
+    stays_master(&Lan::new(), "version = 2\nadvert_interval = \"1s\"", FLOATING);
+}
+
+#[test]
+fn a_master_over_ipv6_stays_master() {
+    let floating = "fd07::100".parse().unwrap();
+    let lan = Lan::new();
+    for (host, end) in [(11, &lan.gateways[0]), (12, &lan.gateways[1])] {
+        end.ip(&format!("addr add fd07::{host}/64 dev eth0 nodad"));
+    }
+    stays_master(&lan, "addresses = [\"fe80::51/64\", \"fd07::100/64\"]", floating);
+}
+
 #[test]
 fn a_backup_is_upgraded_and_still_takes_over_when_it_has_to() {
     let lan = Lan::new();
