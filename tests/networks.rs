@@ -78,7 +78,9 @@ fn a_backend_that_is_cut_off_is_left_for_another() {
         assert_eq!(visit(), "right");
     }
     eventually("the left is ejected", || gateway.backend("left")["state"] == "ejected");
-    assert_eq!(gateway.metric("lockgate_retries_total", &[("pool", "app")]), 2.0);
+    // One may come between the second failure and what follows from it.
+    let retries = gateway.metric("lockgate_retries_total", &[("pool", "app")]);
+    assert!((2.0..=3.0).contains(&retries), "{retries}");
     let labels = [("backend", "left"), ("reason", "timeout")];
     assert!(gateway.metric("lockgate_backend_connect_failures_total", &labels) >= 1.0);
     let slowest = gateway
