@@ -85,7 +85,11 @@ fn take_pictures() {
     let text = [(&shop[0], "max_connections = 500"), (&shop[1], "max_connections = 500")]
         .into_iter()
         .chain([(&shop[2], "weight = 50"), (&shop[3], "backup = true")])
-        .fold(config().pool(check), |config, (server, lines)| config.backend(server, lines))
+        // For checks to find out, and not clients.
+        .fold(
+            config().pool(check).pool("passive = { max_fails = 1000 }"),
+            |config, (server, lines)| config.backend(server, lines),
+        )
         .to_string();
     let backends: String = mail
         .iter()
