@@ -133,7 +133,10 @@ export const LISTENERS = [
 /** The other nodes of an instance: who was heard, with what, how long ago. */
 function heard({ data }) {
   if (!Array.isArray(data.heard)) return NONE;
-  if (data.heard.length === 0) return "nothing yet";
+  if (data.heard.length === 0) {
+    // Backups are silent: a master that hears nobody is what it should be.
+    return data.state === "master" ? "nobody: backups are silent" : "nothing yet";
+  }
   const words = ({ address, priority, ago_seconds: ago }) => `${address} priority ${priority}, ${ago < 2 ? "now" : `${span(ago)} ago`}`;
   return list(data.heard.map(words), 2);
 }
