@@ -2,6 +2,9 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use super::{Host, Service, python, state};
 use crate::harness::eventually;
@@ -32,7 +35,7 @@ asyncio.run(main())
 
 struct Member {
     process: Service,
-    hears: BufReader<std::process::ChildStdout>,
+    hears: mpsc::Receiver<String>,
 }
 
 impl Member {
@@ -43,13 +46,14 @@ impl Member {
         let mut command = host.command(&words);
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let hears = BufReader::new(child.stdout.take().unwrap());
+        let (line, hears) = mpsc::channel();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        thread::spawn(move || lines.map_while(Result::ok).try_for_each(|heard| line.send(heard)));
         Self { process: Service(child), hears }
     }
 
     fn hear(&mut self) -> serde_json::Value {
-        let mut line = String::new();
-        self.hears.read_line(&mut line).unwrap();
+        let line = self.hears.recv_timeout(Duration::from_secs(30)).expect("something is said");
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
     }
 
@@ -103,6 +107,9 @@ fn a_chat_goes_on_through_a_reload_and_an_upgrade() {
         }
     };
     talk(&mut members, "before");
+    // Longer than the channel layer waits at a time.
+    thread::sleep(Duration::from_secs(7));
+    talk(&mut members, "after a silence");
     gateway.reload(host.config());
     talk(&mut members, "after a reload");
     gateway.upgrade();

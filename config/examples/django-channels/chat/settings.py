@@ -20,6 +20,15 @@ SECURE_REFERRER_POLICY = "same-origin"
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "channels_redis.core.RedisChannelLayer",
-        "CONFIG": {"hosts": [os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")]},
+        # The layer waits for messages five seconds at a time. Since redis-py 8 a connection on which
+        # nothing comes for five seconds is given up by default, and the WebSocket with it.
+        "CONFIG": {
+            "hosts": [
+                {
+                    "address": os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0"),
+                    "socket_timeout": 20,
+                }
+            ]
+        },
     }
 }
