@@ -54,10 +54,13 @@ fn ask(to: SocketAddr, times: usize) -> io::Result<()> {
 fn door(gateway: &Arc<Gateway>) -> SocketAddr {
     let listener = TcpListener::bind(unused_address()).unwrap();
     let address = listener.local_addr().unwrap();
-    let gateway = Arc::clone(gateway);
+    // Whoever accepts to the end of the process must not keep the gateway until then.
+    let gateway = Arc::downgrade(gateway);
     thread::spawn(move || {
         for client in listener.incoming().map_while(Result::ok) {
-            let Ok(server) = gateway.connect_admin() else { return };
+            let Some(Ok(server)) = gateway.upgrade().map(|gateway| gateway.connect_admin()) else {
+                return;
+            };
             let (mut to, mut from) = (server.try_clone().unwrap(), client.try_clone().unwrap());
             thread::spawn(move || io::copy(&mut from, &mut to));
             let (mut to, mut from) = (client, server);
