@@ -43,7 +43,7 @@ fn when_files_run_out_open_connections_go_on_and_new_ones_wait() {
     let (address, echo) = (unused_address(), Server::echo());
     let config = Config::new(address)
         .runtime("workers = 2")
-        .pool("health = { type = \"tcp\", interval = \"1h\" }\nconnect_timeout = \"60s\"")
+        .pool("health = { type = \"tcp\", interval = \"1h\" }\nqueue_timeout = \"60s\"")
         .backend(&echo, "");
     let gateway = Launch::new(config).under(&["prlimit", "--nofile=4096:4096"]).start();
     let inside: Vec<_> = (0..INSIDE).map(|_| connect(address).unwrap()).collect();

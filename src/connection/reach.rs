@@ -56,8 +56,8 @@ impl Session {
                 pool.stats.of(self.local.index).retries.add(1);
             }
             self.attempts += 1;
-            let began = Instant::now();
-            let mut connected = loop {
+            let (began, mut connected) = loop {
+                let began = Instant::now();
                 let connected = match pool.send_proxy {
                     None => connect(&self.local.events, pool, backend, client, relay).await,
                     // Boxed: all others would carry the room for it.
@@ -69,10 +69,10 @@ impl Session {
                     }
                 };
                 match connected {
-                    Err(Unconnected::Short(error)) if began.elapsed() < pool.connect_timeout => {
+                    Err(Unconnected::Short(error)) if self.queue < pool.queue_timeout => {
                         Box::pin(self.wait_for_files(client, error)).await?;
                     }
-                    done => break done,
+                    done => break (began, done),
                 }
             };
             let mut tls = None;
@@ -115,16 +115,17 @@ impl Session {
         }
     }
 
-    /// Waits a moment for what the system lacks. Meanwhile the client keeps what it was given, and
-    /// those behind it wait in the accept queue.
+    /// Waits a moment for what the system lacks, as in a queue: it is no time that the backend takes.
+    /// Meanwhile the client keeps what it was given, and those behind it wait in the accept queue.
     async fn wait_for_files(
-        &self,
+        &mut self,
         client: &Watched<TcpStream>,
         error: io::Error,
     ) -> Result<(), Reason> {
-        let events = &self.local.events;
         self.local.tell_of_shortage("cannot connect to backends for now; connections wait", &error);
+        let (began, events) = (Instant::now(), &self.local.events);
         events.sleep_until(events.now() + SHORTAGE_PAUSE).await;
+        self.queue += began.elapsed();
         if client.has_failed() { Err(Reason::ClientReset) } else { Ok(()) }
     }
 
