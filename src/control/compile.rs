@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -426,13 +427,15 @@ impl Ours {
             backup,
             made_of: (ordinary_recipe, backup_recipe),
         };
-        ours.apply_weights(means.now);
+        ours.apply_weights(0..ours.members.len(), means.now);
         ours
     }
 
-    /// Writes the weights that the ward answers with, and lets those who wait have what is free.
-    pub fn apply_weights(&self, now: Instant) {
-        for (member, weight) in self.members.iter().zip(self.ward.weights(WEIGHT_ONE, now)) {
+    /// Writes the weights that the ward answers with for `members`, and lets those who wait have
+    /// what is free.
+    pub fn apply_weights(&self, members: Range<usize>, now: Instant) {
+        let weights = self.ward.weights(members.clone(), WEIGHT_ONE, now);
+        for (member, weight) in self.members[members].iter().zip(weights) {
             if member.backend.load().weight() != weight {
                 member.backend.set_weight(weight);
             }

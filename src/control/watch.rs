@@ -242,7 +242,7 @@ impl Control {
             let ours = &mut self.world.pools[pool];
             if ours.ward.poll_timeout().is_some_and(|due| due <= now) {
                 let transitions = ours.ward.tick(now);
-                ours.apply_weights(now);
+                ours.apply_weights(0..ours.members.len(), now);
                 transitions.iter().for_each(|transition| self.tell_of(pool, transition));
             }
         }
@@ -260,7 +260,7 @@ impl Control {
         let before = weight(ours);
         let transition = ours.ward.handle(index, event, now);
         if transition.is_some() || weight(ours) != before {
-            ours.apply_weights(now);
+            ours.apply_weights(ours.ward.concerned(index), now);
         }
         if let Some(transition) = transition {
             self.tell_of(pool, &transition);

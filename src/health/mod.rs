@@ -6,6 +6,7 @@
 
 mod vitals;
 
+use std::ops::Range;
 use std::time::Instant;
 
 pub use vitals::{Admin, Checks, Event, Passive, Settings, State, Vitals};
@@ -59,7 +60,7 @@ impl Ward {
         self.members
     }
 
-    /// Tells a member what happened. The weights of all members may change by it.
+    /// Tells a member what happened. The weights of [`Ward::concerned`] may change by it.
     pub fn handle(&mut self, member: usize, event: Event, now: Instant) -> Option<Transition> {
         let ejectable = matches!(event, Event::ConnectFailed(_)) && self.may_eject(member, now);
         let vitals = &mut self.members[member];
@@ -84,14 +85,22 @@ impl Ward {
         self.due
     }
 
-    /// The effective weight of each member, in units of 1/`one`.
-    pub fn weights(&self, one: u32, now: Instant) -> impl Iterator<Item = u32> {
+    /// Whose weights depend on how `member` is.
+    pub fn concerned(&self, member: usize) -> Range<usize> {
+        if self.rules.try_all { 0..self.members.len() } else { member..member + 1 }
+    }
+
+    /// The effective weight of each of `members`, in units of 1/`one`.
+    pub fn weights(
+        &self,
+        members: Range<usize>,
+        one: u32,
+        now: Instant,
+    ) -> impl Iterator<Item = u32> {
         let panic = self.rules.try_all && self.members.iter().all(|m| m.weight(one, now) == 0);
-        self.members.iter().map(
-            move |m| {
-                if panic { m.weight_if_well(one) } else { m.weight(one, now) }
-            },
-        )
+        self.members[members]
+            .iter()
+            .map(move |m| if panic { m.weight_if_well(one) } else { m.weight(one, now) })
     }
 
     /// Whether every member has been judged, or never will be.

@@ -41,7 +41,7 @@ fn state(ward: &Ward, member: usize) -> State {
 }
 
 fn weights(ward: &Ward, now: u64) -> Vec<u32> {
-    ward.weights(1, at(now)).collect()
+    ward.weights(0..ward.members().len(), 1, at(now)).collect()
 }
 
 fn failed() -> Event {
@@ -274,10 +274,12 @@ proptest! {
         events in prop::collection::vec((0usize..4, any_event(), 0u64..20_000), 1..200),
         checked in any::<bool>(),
         slow_start in 0u64..5,
+        try_all in any::<bool>(),
     ) {
         let settings =
             settings(checked.then_some(CHECKS), Some(PASSIVE), secs(slow_start));
-        let mut ward = ward(4, &settings);
+        let members = ward(4, &settings).into_members();
+        let mut ward = Ward::new(Rules { max_ejected: 50, try_all }, members, at(0));
         let mut now = 0;
         for (member, event, passed) in events {
             now += passed;
@@ -285,7 +287,7 @@ proptest! {
                 ward.tick(next);
                 prop_assert!(ward.poll_timeout().is_none_or(|later| later > next));
             }
-            let before = state(&ward, member);
+            let (before, weights_before) = (state(&ward, member), weights(&ward, now));
             if let Some(transition) = ward.handle(member, event, at(now)) {
                 prop_assert_eq!(transition.from, before);
                 prop_assert_eq!(transition.to, state(&ward, member));
@@ -293,7 +295,12 @@ proptest! {
             }
             let ejected = (0..4).filter(|&m| state(&ward, m) == State::Ejected).count();
             prop_assert!(ejected <= 2);
-            for (member, weight) in weights(&ward, now).into_iter().enumerate() {
+            let (weights, concerned) = (weights(&ward, now), ward.concerned(member));
+            for other in (0..4).filter(|other| !concerned.contains(other)) {
+                prop_assert_eq!(weights[other], weights_before[other]);
+            }
+            let panic = try_all && ward.members().iter().all(|m| m.weight(1, at(now)) == 0);
+            for (member, weight) in weights.into_iter().enumerate().filter(|_| !panic) {
                 let serves = match state(&ward, member) {
                     State::Up | State::Starting => true,
                     State::Unchecked => !checked,
