@@ -10,7 +10,7 @@ mod sink;
 
 use std::cell::Cell;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +27,8 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 use crate::record::Format;
 use crate::sandbox;
-use form::{Form, Present, Reader};
+pub use form::Reader;
+use form::{Form, Present};
 use sink::{News, Sink};
 
 /// Chunks of records on their way; each is what a worker has gathered in a moment.
@@ -149,15 +150,33 @@ pub struct Loss {
 }
 
 impl Output {
-    /// Starts the logging threads, which write to the streams of the process.
+    /// Starts the logging threads, which write to the streams of the process. `reader` reads its
+    /// standard error.
     ///
     /// Fails if the system gives no thread, or no descriptor.
-    pub fn start() -> io::Result<Self> {
+    pub fn start(reader: Reader) -> io::Result<Self> {
         Ok(Self {
             events: Way::start("log-events", CHUNKS_OF_EVENTS, stderr()?)?,
             records: Way::start("log-records", CHUNKS_OF_RECORDS, stdout()?)?,
-            reader: Present::new(Reader::of_stderr()),
+            reader: Present::new(reader),
         })
+    }
+
+    /// Makes `stream` the standard error of the process. What has been logged so far goes where
+    /// it went; what follows goes to `stream`, unless `places` has a file for it.
+    ///
+    /// Fails if the system gives no descriptor.
+    pub fn replace_stderr(&self, stream: OwnedFd, places: Places<'_>) -> io::Result<()> {
+        self.flush();
+        nix::unistd::dup2_stderr(stream)?;
+        let events = places.events.is_none().then(stderr).transpose()?;
+        self.redirect(Opened { events, records: None });
+        Ok(())
+    }
+
+    /// Who reads events at the moment.
+    pub fn reader(&self) -> Reader {
+        self.reader.get()
     }
 
     /// From now on lines go to what was opened.

@@ -4,23 +4,32 @@
 //! Both hand descriptors on in the same way (sd_listen_fds(3)): they begin at 3, `LISTEN_FDS` says
 //! how many there are, and `LISTEN_PID` whom they are for. A process that is upgraded cannot know the
 //! number of the next one before it is there, so it gives its own, and in `LOCKGATE_UPGRADE` the
-//! descriptor by which the two talk ([`super::upgrade`]). Sockets are told apart by what they are
-//! bound to, not by their names (`LISTEN_FDNAMES`), which are for people.
+//! descriptor by which the two talk ([`super::upgrade`]); what it starts does the same with
+//! `LOCKGATE_ELDER`, which says whom the next one takes over from ([`super::upgrade::escort`]).
+//! Sockets are told apart by what they are bound to, not by their names (`LISTEN_FDNAMES`), which
+//! are for people.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Failure;
+use super::{Failure, upgrade};
+use crate::log::Reader;
 use crate::socket;
 use crate::worker::Sockets;
 
 /// The descriptor by which an upgraded process talks to the next one.
 pub(super) const UPGRADE: &str = "LOCKGATE_UPGRADE";
+/// The process that is upgraded.
+pub(super) const ELDER: &str = "LOCKGATE_ELDER";
+/// Who reads what the next process logs before it takes over: `journal`, if the one before repeats
+/// it to that.
+pub(super) const READER: &str = "LOCKGATE_READER";
 /// How many sockets are handed on.
 pub(super) const COUNT: &str = "LISTEN_FDS";
 /// Whom they are for.
@@ -36,8 +45,10 @@ pub(super) struct Inheritance {
     /// Sockets of the network.
     pub(super) sockets: Sockets,
     unix: HashMap<PathBuf, UnixListener>,
-    /// The way to the process that this one takes over from.
-    pub(super) elder: Option<UnixStream>,
+    /// The process that this one takes over from, and the way to it.
+    pub(super) elder: Option<(u32, UnixStream)>,
+    /// Who reads its standard error, which is not what it will be.
+    pub(super) reader: Option<Reader>,
 }
 
 impl Inheritance {
@@ -45,30 +56,44 @@ impl Inheritance {
     ///
     /// Fails if what the environment says is not so.
     pub(super) fn take() -> Result<Self, Failure> {
-        let number = |name: &str| -> Result<Option<i64>, Failure> {
-            let Some(value) = std::env::var_os(name) else { return Ok(None) };
-            let number = value.to_str().and_then(|value| value.parse().ok());
-            number.map(Some).ok_or_else(|| {
-                let source = io::Error::other(format!("{} is no number", value.display()));
-                Failure::system(format!("the environment variable {name}"))(source)
-            })
-        };
         let (count, owner) = (number(COUNT)?.unwrap_or(0), number(OWNER)?);
-        let (own, parent) = (std::process::id(), std::os::unix::process::parent_id());
-        // What is left over from a process before, and was for that, is none of ours.
-        let upgrade = match number(UPGRADE)? {
-            Some(number) if owner == Some(parent.into()) => Some(number),
+        let upgrade = match (number(UPGRADE)?, number(ELDER)?) {
+            (Some(link), Some(elder)) => Self::follow(link, owner)?.then_some((link, elder)),
             _ => None,
         };
         let mut inheritance = Self::default();
-        if upgrade.is_none() && owner != Some(own.into()) {
+        if upgrade.is_none() && owner != Some(std::process::id().into()) {
             return Ok(inheritance);
         }
         for index in 0..count {
             inheritance.add(take(i64::from(FIRST) + index)?)?;
         }
-        inheritance.elder = upgrade.map(take).transpose()?.map(UnixStream::from);
+        if let Some((link, elder)) = upgrade {
+            let elder = u32::try_from(elder).unwrap_or_default();
+            inheritance.elder = Some((elder, UnixStream::from(take(link)?)));
+            let of_journal = std::env::var_os(READER).is_some_and(|reader| reader == "journal");
+            inheritance.reader = of_journal.then_some(Reader::Journal);
+        }
         Ok(inheritance)
+    }
+
+    /// From here on this process ends with its escort. Returns whether it has one: what is left
+    /// over from an upgrade before is none of ours.
+    ///
+    /// Fails if the escort is gone: the process before knows nothing of this one any more.
+    fn follow(link: i64, escort: Option<i64>) -> Result<bool, Failure> {
+        let failed = Failure::system("cannot take over from the process before");
+        if let Err(error) = upgrade::follow_parent() {
+            return Err(failed(error));
+        }
+        if escort == Some(parent_id().into()) {
+            return Ok(true);
+        }
+        if take(link).is_ok_and(|link| UnixStream::from(link).peer_addr().is_ok()) {
+            return Err(failed(io::ErrorKind::NotConnected.into()));
+        }
+        upgrade::outlive_parent().map_err(failed)?;
+        Ok(false)
     }
 
     fn add(&mut self, fd: OwnedFd) -> Result<(), Failure> {
@@ -108,6 +133,24 @@ impl Inheritance {
         let paths = self.unix.keys().map(|path| path.display().to_string());
         self.sockets.keys().map(ToString::to_string).chain(paths)
     }
+}
+
+/// Whether this process was started by one that is upgraded, and only to start the next one.
+///
+/// Fails if what the environment says is not so.
+pub(super) fn is_escort() -> Result<bool, Failure> {
+    let parent = Some(parent_id().into());
+    Ok(number(UPGRADE)?.is_some() && number(OWNER)? == parent && number(ELDER)?.is_none())
+}
+
+/// A number that the environment has.
+fn number(name: &str) -> Result<Option<i64>, Failure> {
+    let Some(value) = std::env::var_os(name) else { return Ok(None) };
+    let number = value.to_str().and_then(|value| value.parse().ok());
+    number.map(Some).ok_or_else(|| {
+        let source = io::Error::other(format!("{} is no number", value.display()));
+        Failure::system(format!("the environment variable {name}"))(source)
+    })
 }
 
 fn take(number: i64) -> Result<OwnedFd, Failure> {

@@ -58,7 +58,7 @@ use crate::admin::{self, Ask};
 use crate::balance::cell::WEIGHT_ONE;
 use crate::config::{self, plan};
 use crate::health::{Event, Transition};
-use crate::log::{self, Levels, Opened, Output, Places};
+use crate::log::{self, Levels, Opened, Output, Places, Reader};
 use crate::metrics::{CARRY_OVER, Registry, Sum};
 use crate::pool::{Endpoint, Report};
 use crate::record;
@@ -109,13 +109,20 @@ const DRAIN_TICK: Duration = Duration::from_millis(20);
 ///
 /// Fails only before it has begun to serve.
 pub fn run(path: &Path, named: Option<&str>) -> Result<(), Failure> {
+    if inherit::is_escort()? {
+        let elder = std::os::unix::process::parent_id();
+        let cannot = Failure::system("cannot start the process that is to take over");
+        return upgrade::escort(elder).map(|never| match never {}).map_err(cannot);
+    }
     let inheritance = Inheritance::take()?;
     let plan = config::load(path)?;
     node::Host::this().choose(&plan.nodes, named)?;
     // Before there are other threads: what the start can do, a reload can.
     sandbox::begin(confinement(plan.runtime.sandbox))
         .map_err(|error| Failure::system("cannot drop privileges")(error.into()))?;
-    let output = Output::start().map_err(Failure::system("cannot start the logging thread"))?;
+    let reader = inheritance.reader.unwrap_or_else(Reader::of_stderr);
+    let output =
+        Output::start(reader).map_err(Failure::system("cannot start the logging thread"))?;
     output.redirect(Opened::between(Places::default(), places(&plan))?);
     let (level, format) = (level(plan.log.level), format(plan.log.format));
     let levels = log::install(&output, level, format)
@@ -253,7 +260,7 @@ impl Control {
             self.start_checks();
             self.empty_backends(now);
             self.give_up_handover(now).await;
-            self.follow_upgrade(now);
+            self.follow_upgrade(now).await;
             self.systemd.live(self.workers.crew.longest_silence(), now);
             if self.stopping.is_some() && self.has_drained(now) {
                 break;
@@ -387,7 +394,9 @@ impl Control {
         let crew = &self.workers.crew;
         let answered = self.admin.has_answered();
         let answered = answered || self.answers_until.is_none_or(|until| until <= now);
-        let empty = !crew.accepts() && crew.connections() == 0 && answered;
+        // Who stops a service ends what is left of the one before as soon as this has ended.
+        let last = !self.upgrades.has_elder();
+        let empty = last && !crew.accepts() && crew.connections() == 0 && answered;
         empty || self.stopping.is_some_and(|deadline| deadline <= now)
     }
 }

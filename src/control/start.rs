@@ -33,7 +33,7 @@ impl Control {
             Upgrades::new().map_err(Failure::system("cannot find this program's own file"))?;
         let systemd = Systemd::of_environment().map_err(Failure::system("NOTIFY_SOCKET"))?;
         let succession = match inheritance.elder.take() {
-            Some(elder) => Some(Succession::begin(elder, &mut upgrades).await?),
+            Some((elder, link)) => Some(Succession::begin(elder, link, &mut upgrades).await?),
             None => None,
         };
         let hello = succession.as_ref().map(|succession| &succession.hello);

@@ -1,28 +1,31 @@
 //! Upgrades: the binary that is on disk now takes over, and no connection notices.
 //!
 //! This process, the *elder*, starts the *heir* with its listening sockets and a connection to talk by
-//! ([`message`] has the course of it). Both accept for a while; then the elder stops, and drains. Up
-//! to the heir's [`Message::Ready`], anything that goes wrong ends the heir and changes nothing:
+//! ([`message`] has the course of it), by way of an [`escort`]. Both accept for a while; then the
+//! elder stops, and drains. Up to there, anything that goes wrong ends the heir and changes nothing:
 //! the elder takes back what it had let go, and says why.
 //!
 //! What is counted goes on where it was: the elder's counts are added to the heir's own, and so is
 //! what they grow by while it drains. An heir may be upgraded itself meanwhile: then it passes on
 //! what it hears, as its own growth.
 
+mod escort;
 mod growth;
 mod heir;
 mod launch;
 mod link;
 pub(super) mod message;
 
+use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::process::{Child, ExitStatus};
+use std::process::{Child, ChildStdin, ExitStatus};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal as Kill, kill};
 use nix::unistd::Pid;
 use tokio::sync::oneshot;
 
+pub(super) use escort::{escort, follow_parent, outlive_parent};
 pub(super) use heir::Succession;
 use launch::{Launched, Program, Words};
 use link::Link;
@@ -38,6 +41,9 @@ const ANSWERS: Duration = Duration::from_secs(1);
 
 /// How often a process that drains tells what it has counted.
 const GROWTH: Duration = Duration::from_secs(1);
+
+/// How long the escort has to leave.
+const LEAVE: Duration = Duration::from_secs(1);
 
 /// How long the last words of a process that ended are waited for.
 const WORDS: Duration = Duration::from_millis(100);
@@ -88,7 +94,10 @@ pub(super) struct Upgrades {
 
 /// The process that takes over, or has.
 struct Heir {
+    /// Its escort's, until it says its own.
     pid: u32,
+    /// Of the escort.
+    leash: ChildStdin,
     link: Link,
     words: Words,
     began: Instant,
@@ -107,6 +116,8 @@ enum Stage {
     Begins(Instant),
     /// It has been given everything, VRRP too.
     TakesOver(Instant),
+    /// It has taken over. Its escort has until then to leave it to the service manager.
+    IsReady(Instant),
     /// It failed, and is being killed.
     Fails(String),
     /// It has taken over. It is told again then.
@@ -153,7 +164,9 @@ impl Upgrades {
     /// When [`Control::follow_upgrade`] has something to do although nothing happens.
     pub(super) fn due(&self) -> Option<Instant> {
         match self.heir.as_ref()?.stage {
-            Stage::Begins(at) | Stage::TakesOver(at) | Stage::Serves(at) => Some(at),
+            Stage::Begins(at) | Stage::TakesOver(at) | Stage::IsReady(at) | Stage::Serves(at) => {
+                Some(at)
+            }
             Stage::Fails(_) => None,
         }
     }
@@ -167,6 +180,11 @@ impl Upgrades {
     pub(super) fn successor(&self) -> Option<u32> {
         let heir = self.heir.as_ref()?;
         matches!(heir.stage, Stage::Serves(_)).then_some(heir.pid)
+    }
+
+    /// Whether the process before this one still has connections.
+    pub(super) fn has_elder(&self) -> bool {
+        self.elder.is_some()
     }
 
     /// Older processes that still have connections, the latest first.
@@ -234,7 +252,7 @@ impl Control {
     }
 
     fn begin(&mut self, who: &str, launched: Launched, outcome: Option<Outcome>) {
-        let Launched { child, link, stderr, words } = launched;
+        let Launched { child, leash, link, stderr, words } = launched;
         self.upgrades.attempts += 1;
         let attempt = self.upgrades.attempts;
         let pid = child.id();
@@ -243,7 +261,7 @@ impl Control {
         let link = match watched.and(link) {
             Ok(link) => link,
             Err(error) => {
-                put_down(pid);
+                send(Kill::SIGKILL, pid);
                 let cause = format!("cannot talk with the new process: {error}");
                 return self.tell_of_upgrade(who, Err(cause), outcome);
             }
@@ -259,10 +277,12 @@ impl Control {
             removes_admin_socket: self.admin.removes_socket(),
             carry: self.carry(),
         }));
-        tracing::info!(who, pid, "upgrade: a new process has been started");
+        let program = self.upgrades.program.path().display();
+        tracing::info!(who, %program, "upgrade: a new process has been started");
         let began = Instant::now();
         self.upgrades.heir = Some(Heir {
             pid,
+            leash,
             link,
             words,
             began,
@@ -299,7 +319,7 @@ impl Control {
             }
             News::Said(Whom::Heir(of), message) if of == attempt => self.heard_heir(*message).await,
             News::Gone(Whom::Heir(of)) if of == attempt => self.heir_is_silent(),
-            News::Ended(of, status) if of == attempt => self.heir_ended(status).await,
+            News::Ended(of, status) if of == attempt => self.escort_ended(status).await,
             News::Said(Whom::Heir(_), _) | News::Gone(Whom::Heir(_)) | News::Ended(..) => {}
         }
         if !self.upgrades.is_under_way() && std::mem::take(&mut self.upgrades.reload_wanted) {
@@ -315,6 +335,9 @@ impl Control {
         let Some(heir) = &mut self.upgrades.heir else { return };
         match (message, &heir.stage) {
             (Message::Serving(serving), Stage::Begins(_)) => {
+                if serving.pid != 0 {
+                    heir.pid = serving.pid;
+                }
                 tracing::info!(
                     pid = heir.pid,
                     version = serving.program,
@@ -325,10 +348,10 @@ impl Control {
                 self.hand_on();
             }
             (Message::Ready, Stage::TakesOver(_)) => {
-                self.retire();
-                // Who listens is told of that yet, and then asks the other process.
-                self.events.flush().await;
-                self.events.end();
+                heir.stage = Stage::IsReady(Instant::now() + LEAVE);
+                if let Err(error) = heir.leash.write_all(b".") {
+                    tracing::debug!(%error, "the escort of the new process is gone");
+                }
             }
             // Of a later version, or too late.
             (_, _) => {}
@@ -353,7 +376,7 @@ impl Control {
     }
 
     /// The heir has everything: this process accepts no more, and drains.
-    fn retire(&mut self) {
+    async fn retire(&mut self) {
         let now = Instant::now();
         let Some(heir) = &mut self.upgrades.heir else { return };
         heir.stage = Stage::Serves(now + GROWTH);
@@ -375,6 +398,9 @@ impl Control {
         tracing::info!(pid, connections, drain_timeout = ?timeout, "upgraded: the new process serves");
         self.tell_of_upgrade(&who, Ok(Upgraded { pid }), outcome);
         self.tell_heir();
+        // Who listens is told of that yet, and then asks the other process.
+        self.events.flush().await;
+        self.events.end();
     }
 
     /// The heir has closed the connection. Most likely it has ended, and how will be known in a
@@ -382,38 +408,50 @@ impl Control {
     fn heir_is_silent(&mut self) {
         let Some(heir) = &mut self.upgrades.heir else { return };
         heir.is_silent = true;
-        if let Stage::Begins(at) | Stage::TakesOver(at) = &mut heir.stage {
-            *at = (*at).min(Instant::now() + WORDS);
+        match &mut heir.stage {
+            Stage::Begins(at) | Stage::TakesOver(at) => *at = (*at).min(Instant::now() + WORDS),
+            Stage::Serves(_) => {
+                tracing::warn!(pid = heir.pid, "the process that took over has ended");
+            }
+            Stage::IsReady(_) | Stage::Fails(_) => {}
         }
     }
 
     /// Ends an upgrade that is under way, for this cause.
     pub(super) fn give_up_upgrade(&mut self, cause: String) {
         let Some(heir) = &mut self.upgrades.heir else { return };
-        if matches!(heir.stage, Stage::Begins(_) | Stage::TakesOver(_)) {
-            // It must be gone before anything is taken back.
-            put_down(heir.pid);
-            heir.stage = Stage::Fails(cause);
+        match heir.stage {
+            Stage::Begins(_) | Stage::TakesOver(_) => {
+                // It must be gone before anything is taken back.
+                send(Kill::SIGKILL, heir.pid);
+                heir.stage = Stage::Fails(cause);
+            }
+            // Too late for that: what ends this process is meant for both.
+            Stage::IsReady(_) => send(Kill::SIGTERM, heir.pid),
+            Stage::Serves(_) | Stage::Fails(_) => {}
         }
     }
 
-    /// The heir is no more.
-    async fn heir_ended(&mut self, status: io::Result<ExitStatus>) {
+    /// The escort has left, or has ended like the heir.
+    async fn escort_ended(&mut self, status: io::Result<ExitStatus>) {
         let Some(heir) = &mut self.upgrades.heir else { return };
+        let has_left = status.as_ref().is_ok_and(ExitStatus::success);
+        match heir.stage {
+            Stage::IsReady(_) if has_left => return self.retire().await,
+            Stage::Serves(_) => return,
+            Stage::Begins(_) | Stage::TakesOver(_) | Stage::IsReady(_) | Stage::Fails(_) => {}
+        }
         let status = match status {
             Ok(status) => status.to_string(),
             Err(error) => error.to_string(),
         };
-        if matches!(heir.stage, Stage::Serves(_)) {
-            return tracing::warn!(pid = heir.pid, %status, "the process that took over has ended");
-        }
         // First what others wait for.
         self.failover.take_back();
         self.admin.serve(&self.senders.asks);
         let Some(heir) = self.upgrades.heir.take() else { return };
         let mut cause = match heir.stage {
             Stage::Fails(cause) => cause,
-            Stage::Begins(_) | Stage::TakesOver(_) | Stage::Serves(_) => {
+            Stage::Begins(_) | Stage::TakesOver(_) | Stage::IsReady(_) | Stage::Serves(_) => {
                 tokio::time::sleep(WORDS).await;
                 format!("the new process has ended ({status})")
             }
@@ -452,7 +490,7 @@ impl Control {
     }
 
     /// Looks whether the upgrade takes too long, and tells the heir what has been counted.
-    pub(super) fn follow_upgrade(&mut self, now: Instant) {
+    pub(super) async fn follow_upgrade(&mut self, now: Instant) {
         let Some(heir) = &self.upgrades.heir else { return };
         match heir.stage {
             Stage::Begins(at) | Stage::TakesOver(at) if at <= now && heir.is_silent => {
@@ -464,8 +502,16 @@ impl Control {
             Stage::TakesOver(at) if at <= now => {
                 self.give_up_upgrade("the new process did not take over in time".to_owned());
             }
+            Stage::IsReady(at) if at <= now => {
+                tracing::warn!(pid = heir.pid, "the escort of the new process does not leave");
+                self.retire().await;
+            }
             Stage::Serves(at) if at <= now => self.tell_heir(),
-            Stage::Begins(_) | Stage::TakesOver(_) | Stage::Serves(_) | Stage::Fails(_) => {}
+            Stage::Begins(_)
+            | Stage::TakesOver(_)
+            | Stage::IsReady(_)
+            | Stage::Serves(_)
+            | Stage::Fails(_) => {}
         }
     }
 }
@@ -480,10 +526,10 @@ fn watch(mut child: Child, attempt: u32, news: mpsc::UnboundedSender<News>) -> i
     Ok(())
 }
 
-/// Ends a process that has not been waited for yet.
-fn put_down(pid: u32) {
+/// Sends a signal to a process that has not been waited for yet.
+fn send(signal: Kill, pid: u32) {
     let Ok(pid) = i32::try_from(pid) else { return };
-    if let Err(error) = kill(Pid::from_raw(pid), Kill::SIGKILL) {
-        tracing::debug!(%error, pid, "cannot be killed: it has ended");
+    if let Err(error) = kill(Pid::from_raw(pid), signal) {
+        tracing::debug!(%error, pid, %signal, "not sent: it has ended");
     }
 }

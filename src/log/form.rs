@@ -63,7 +63,8 @@ impl Present {
         self.0.store(reader as u8, Ordering::Relaxed);
     }
 
-    fn get(&self) -> Reader {
+    /// This one.
+    pub fn get(&self) -> Reader {
         match self.0.load(Ordering::Relaxed) {
             reader if reader == Reader::Terminal as u8 => Reader::Terminal,
             reader if reader == Reader::Journal as u8 => Reader::Journal,

@@ -8,6 +8,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use super::*;
+use crate::log::Reader;
 use crate::relay::Limits;
 use crate::route::Routes;
 use crate::snapshot::Protocol;
@@ -105,7 +106,7 @@ fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 #[test]
 fn a_panic_costs_the_connection_that_it_is_in_and_no_other() {
     let armed = Arc::new(AtomicBool::new(false));
-    let output = Output::start().unwrap();
+    let output = Output::start(Reader::Plain).unwrap();
     let mut workers = Workers::start(1, false, &output, Format::Json, 0).unwrap();
     let crew = Arc::clone(&workers.crew);
     let [one, other] = [(); 2].map(|()| socket::listen(([127, 0, 0, 1], 0).into(), 1).unwrap());

@@ -8,13 +8,14 @@ use tokio::time::timeout;
 
 use super::link::Link;
 use super::message::{Handed, Hello, Message, Serving};
-use super::{Elder, News, PATIENCE, Upgrades, Whom};
+use super::{Elder, News, PATIENCE, Upgrades, Whom, escort};
 use crate::control::failover::Legacy;
 use crate::control::*;
 use crate::socket;
 
 /// The way to the elder, and what it said first.
 pub(in crate::control) struct Succession {
+    elder: u32,
     link: Link,
     pub(in crate::control) hello: Hello,
     stderr: Option<OwnedFd>,
@@ -25,6 +26,7 @@ impl Succession {
     ///
     /// Fails if it says nothing.
     pub(in crate::control) async fn begin(
+        elder: u32,
         stream: UnixStream,
         upgrades: &mut Upgrades,
     ) -> Result<Self, Failure> {
@@ -41,7 +43,7 @@ impl Succession {
             }
         };
         let stderr = hello.stderr.map(socket::inherited).transpose().map_err(failed)?;
-        Ok(Self { link, hello, stderr })
+        Ok(Self { elder, link, hello, stderr })
     }
 
     /// What the elder has carried under a name, if it did, and if it is understood here.
@@ -72,17 +74,18 @@ impl Control {
         succession: Succession,
         listens: Vec<SocketAddr>,
     ) -> Result<(), Failure> {
-        let Succession { link, hello, stderr } = succession;
+        let Succession { elder, link, hello, stderr } = succession;
         self.failover.prepare(&self.world.plan, self.node.as_ref())?;
         self.track_pools(Instant::now());
         if let Some(stderr) = stderr {
             // What was logged so far is the elder's to repeat, should this fail.
-            self.output.flush();
-            nix::unistd::dup2_stderr(stderr)
-                .map_err(|error| Failure::system("standard error")(error.into()))?;
+            self.output
+                .replace_stderr(stderr, places(&self.world.plan))
+                .map_err(Failure::system("standard error"))?;
         }
         link.say(Message::Serving(Serving {
             program: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
             listens,
             admin_socket: self.admin.socket.as_ref().is_some_and(|server| server.is_inherited()),
             instances: Failover::identities(&self.world.plan, self.node.as_ref())?,
@@ -92,10 +95,12 @@ impl Control {
         self.failover.adopt(legacy)?;
         self.admin.serve(&self.senders.asks);
         self.admin.inherit(hello.removes_admin_socket);
+        escort::outlive_parent()
+            .map_err(Failure::system("cannot take over from the process before"))?;
         link.say(Message::Ready);
         if !is_alone {
             self.upgrades.elder = Some(Elder {
-                pid: std::os::unix::process::parent_id(),
+                pid: elder,
                 _link: link,
                 since: Instant::now(),
                 connections: 0,

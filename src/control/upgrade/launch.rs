@@ -7,14 +7,14 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use command_fds::{CommandFdExt, FdMapping};
 
-use crate::control::inherit::{COUNT, FIRST, NAMES, OWNER, UPGRADE};
-use crate::log::Output;
+use crate::control::inherit::{COUNT, ELDER, FIRST, NAMES, OWNER, READER, UPGRADE};
+use crate::log::{Output, Reader};
 
 /// Of what a process wrote before it ended, so much is repeated.
 const LAST_WORDS: usize = 2_000;
@@ -87,7 +87,13 @@ impl Program {
             .env(UPGRADE, after.to_string())
             // It is not the one that systemd started.
             .env_remove("WATCHDOG_PID")
+            .env_remove(READER)
+            .env_remove(ELDER)
+            .stdin(Stdio::piped())
             .stderr(Stdio::piped());
+        if output.reader() == Reader::Journal {
+            command.env(READER, "journal");
+        }
         command.fd_mappings(mappings).map_err(io::Error::other)?;
         // By a descriptor of its own the standard library hears why a program could not be
         // executed. None of ours may take its number.
@@ -101,14 +107,17 @@ impl Program {
         if let Some(stderr) = child.stderr.take() {
             words.listen(stderr, output.clone())?;
         }
-        Ok(Launched { child, link, stderr: after + 1, words })
+        let leash = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        Ok(Launched { child, leash, link, stderr: after + 1, words })
     }
 }
 
-/// A process that was started.
+/// The processes that were started.
 pub(in crate::control) struct Launched {
     pub(in crate::control) child: Child,
-    /// The way to it.
+    /// What it leaves by, if it is an [`super::escort`].
+    pub(in crate::control) leash: ChildStdin,
+    /// The way to the heir.
     pub(in crate::control) link: UnixStream,
     /// Which of its descriptors its standard error is to be.
     pub(in crate::control) stderr: RawFd,
@@ -138,9 +147,19 @@ impl Words {
         Ok(())
     }
 
-    /// The last of it.
+    /// The last of it, without what is for the journal alone.
     pub(in crate::control) fn last(&self) -> String {
         let words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(&words).trim().to_owned()
+        let text = String::from_utf8_lossy(&words);
+        let lines: Vec<_> = text.trim().lines().map(without_priority).collect();
+        lines.join("\n")
+    }
+}
+
+/// A line without the `<N>` before it (sd-daemon(3)).
+fn without_priority(line: &str) -> &str {
+    match line.as_bytes() {
+        [b'<', b'0'..=b'7', b'>', ..] => &line[3..],
+        _ => line,
     }
 }

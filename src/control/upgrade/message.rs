@@ -9,8 +9,8 @@
 //!                                    ◄───  Serving     both accept now
 //!   Counts     admin server stops    ───►
 //!   Vrrp       lets go               ───►  takes the addresses over, serves the admin sockets
-//!                                    ◄───  Ready       from here on there is no way back
-//!   Retired    accepts no more       ───►
+//!                                    ◄───  Ready       its escort leaves it to the service manager
+//!   Retired    accepts no more       ───►              from here on there is no way back
 //!   Growth     every second          ───►  adds it
 //!   (end)      its last connection has ended
 //! ```
@@ -86,6 +86,8 @@ pub(in crate::control) struct Hello {
 pub(in crate::control) struct Serving {
     /// Version of the program.
     pub(in crate::control) program: String,
+    /// The process that will serve.
+    pub(in crate::control) pid: u32,
     /// Addresses that it accepts at with the elder's sockets.
     pub(in crate::control) listens: Vec<std::net::SocketAddr>,
     /// Whether the unix socket of the admin server is the elder's.
