@@ -1,5 +1,7 @@
 //! What a distribution gets: the package, the unit, manual pages, completions.
 
+mod systemd;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -2,6 +2,7 @@
 
 mod counting;
 mod failing;
+mod logging;
 mod meanwhile;
 mod pair;
 mod systemd;

@@ -13,6 +13,7 @@ mod gateway;
 pub mod hello;
 pub mod lab;
 pub mod lan;
+pub mod machine;
 mod noise;
 pub mod pair;
 pub mod routers;

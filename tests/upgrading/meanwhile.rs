@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use super::under_load;
 use crate::harness::{
-    Config, Gateway, Server, StopAtEnd, eventually, refused, until, unused_address, visit,
+    Config, Gateway, Server, StopAtEnd, eventually, held, refused, until, unused_address, visit,
 };
 
 /// A gateway whose start takes a while: the first check of a server that says nothing is waited for.
@@ -133,4 +133,40 @@ fn the_admin_server_on_tcp_is_handed_on_as_well() {
         }
     });
     assert_eq!(load.failures, Vec::<String>::new());
+}
+
+/// A service manager, which waits for nobody but its own children.
+#[test]
+fn the_next_process_is_no_child_of_the_one_before() {
+    let address = unused_address();
+    let server = Server::named("a");
+    let config = Config::new(address).runtime("drain_timeout = \"1h\"").backend(&server, "");
+    let mut gateway = Gateway::start(config);
+    let (_held, _) = held(address).unwrap();
+    let elder = gateway.upgrade();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim();
+    assert_ne!(parent, elder.to_string());
+    let siblings = std::fs::read_to_string(format!("/proc/{elder}/task/{elder}/children")).unwrap();
+    assert_eq!(siblings, "", "the process between is gone");
+    assert_eq!(gateway.status()["previous"][0]["pid"], elder);
+}
+
+#[test]
+fn the_next_process_goes_on_alone_if_the_one_before_is_killed() {
+    let address = unused_address();
+    let (server, silent) = (Server::named("a"), Server::echo());
+    let mut gateway = Gateway::start(slow(address, &server, &silent));
+    let elder = gateway.pid();
+    gateway.signal(Signal::SIGUSR2);
+    eventually("the next process waits for first checks", || silent.accepted() == 2);
+    gateway.signal(Signal::SIGKILL);
+    let heir = until("it serves", || {
+        let (_, status) = gateway.request("GET", "/v1/status").ok()?;
+        let status: serde_json::Value = serde_json::from_str(&status).ok()?;
+        (status["pid"] != elder).then(|| u32::try_from(status["pid"].as_u64().unwrap()).unwrap())
+    });
+    gateway.adopt(heir);
+    assert_eq!(visit(address).unwrap(), "a");
+    gateway.await_log("going on without it");
 }
