@@ -72,7 +72,7 @@ fn who_has_been_upgraded_is_not_upgraded_again() {
     let server = Server::named("a");
     let config = Config::new(address).runtime("drain_timeout = \"1h\"").backend(&server, "");
     let mut gateway = Gateway::start(config);
-    let open = crate::harness::held(address).unwrap();
+    let open = held(address).unwrap();
     let before = gateway.upgrade();
     let pid = nix::unistd::Pid::from_raw(before.try_into().unwrap());
     nix::sys::signal::kill(pid, Signal::SIGUSR2).unwrap();
