@@ -2,8 +2,9 @@
 
 use std::fs;
 
-use super::{Host, Service, python};
-use crate::harness::{Gateway, eventually};
+use super::{Host, Service, python, state};
+use crate::harness::tls::Files;
+use crate::harness::{Gateway, Launch, eventually};
 
 const NAME: &str = "tasks.example.com";
 
@@ -167,6 +168,92 @@ fn six_suites_in_their_order_a_staple_and_sessions_that_resume() {
     assert!(client(&format!("-tls1_2 -sess_in {session}")).contains("Reused, "));
 }
 
+/// An authority that speaks ACME, and the names that it believes in: all of them are this host.
+fn acme(host: &Host) -> [Service; 2] {
+    let issued = host.authority.issue(&["acme.test"]);
+    let files = Files::in_directory(&host.path(""), "acme");
+    files.write(&issued);
+    let config = serde_json::json!({"pebble": {
+        "listenAddress": "127.0.0.1:14000",
+        "managementListenAddress": "127.0.0.1:15000",
+        "certificate": files.cert,
+        "privateKey": files.key,
+        "httpPort": 80,
+        "tlsPort": 443,
+    }});
+    let file = host.path("pebble.json");
+    fs::write(&file, config.to_string()).unwrap();
+    let off = ["-http01", "", "-https01", "", "-tlsalpn01", ""];
+    let names = ["pebble-challtestsrv", "-defaultIPv6", "", "-dns01", "127.0.0.1:8053"];
+    let names = host.start(&[&names[..], &off[..]].concat(), &[]);
+    let words =
+        ["pebble", "-config", file.to_str().unwrap(), "-strict", "-dnsserver", "127.0.0.1:8053"];
+    // It would take its time, as others do.
+    let authority = host.start(&words, &[("PEBBLE_VA_NOSLEEP", "1")]);
+    [8053, 14000, 15000].into_iter().for_each(|port| host.await_port(port));
+    [names, authority]
+}
+
+#[test]
+fn certbot_gets_and_renews_a_certificate_through_the_gate() {
+    let host = Host::new("django-react");
+    host.namespace.knows("acme.test", "127.0.0.1");
+    let _acme = acme(&host);
+    let certbot = |command: &[&str]| {
+        let there = |name: &str| host.path(name).to_str().unwrap().to_owned();
+        let (config, work, logs) = (there(""), there("certbot-work"), there("certbot-logs"));
+        let (ca, www) = (there("ca.pem"), there("www"));
+        let bundle = format!("REQUESTS_CA_BUNDLE={ca}");
+        let words = ["env", &bundle, "certbot", "--non-interactive", "--config-dir", &config];
+        let more = ["--work-dir", &work, "--logs-dir", &logs, "--server"];
+        let url = ["https://acme.test:14000/dir"];
+        let output =
+            host.run(&[&words[..], &more, &url, command, &["--webroot", "-w", &www]].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{command:?}: {said}");
+    };
+
+    // First with the listener on port 80 alone: there is no certificate yet.
+    let whole = host.config();
+    // No staple: the authority has none either.
+    let whole: Vec<&str> = whole.lines().filter(|line| !line.trim().starts_with("ocsp")).collect();
+    let whole = whole.join("\n");
+    let http = whole.find("[[listener]]\nname = \"http\"").unwrap();
+    let pools = whole.find("[pool.site]").unwrap();
+    let launch = Launch::new(&whole[http..pools]).under(&host.namespace.enter());
+    let gateway = launch.start();
+    let register = ["certonly", "--agree-tos", "--register-unsafely-without-email", "-d", NAME];
+    certbot(&register);
+
+    let _behind = behind(&host);
+    gateway.reload(&whole);
+    eventually("the pools are up", || {
+        ["site", "site-h2"].iter().all(|pool| state(&gateway, pool, "nginx") == "up")
+    });
+    let roots = host.run(&["curl", "-sSk", "https://127.0.0.1:15000/roots/0"]).stdout;
+    fs::write(host.path("ca.pem"), [roots, host.authority.pem().into_bytes()].concat()).unwrap();
+    let page = || host.curl(&format!("https://{NAME}/"), &[]);
+    assert!(page().unwrap().contains("<div id=\"root\">"));
+
+    // The same order of files, with nobody telling the gate.
+    let before = serial(&host);
+    certbot(&["renew", "--force-renewal", "--no-random-sleep-on-renew"]);
+    eventually("the renewed certificate is shown", || serial(&host) != before);
+    assert!(page().unwrap().contains("<div id=\"root\">"));
+    assert_eq!(
+        gateway.metric("lockgate_tls_certificate_renewals_total", &[("result", "failed")]),
+        0.0
+    );
+}
+
+/// Of the certificate that the gate shows.
+fn serial(host: &Host) -> String {
+    let command = format!(
+        "echo | openssl s_client -connect 127.0.0.1:443 -servername {NAME} 2>/dev/null | openssl x509 -noout -serial"
+    );
+    String::from_utf8_lossy(&host.run(&["bash", "-c", &command]).stdout).trim().to_owned()
+}
+
 #[test]
 fn certbots_files_are_renewed_and_picked_up() {
     let host = Host::new("django-react");
@@ -183,17 +270,11 @@ fn certbots_files_are_renewed_and_picked_up() {
     let challenge = host.curl(&format!("http://{NAME}/.well-known/acme-challenge/x_Y-1"), &[]);
     assert_eq!(challenge.unwrap(), "x_Y-1.thumbprint");
 
-    let serial = || {
-        let command = format!(
-            "echo | openssl s_client -connect 127.0.0.1:443 -servername {NAME} 2>/dev/null | openssl x509 -noout -serial"
-        );
-        String::from_utf8_lossy(&host.run(&["bash", "-c", &command]).stdout).trim().to_owned()
-    };
-    let before = serial();
+    let before = serial(&host);
     let renewed = host.authority.issue(&[NAME]);
     host.certify(NAME, &renewed);
     eventually("the renewed certificate is shown", || {
-        let now = serial();
+        let now = serial(&host);
         now != before && now == format!("serial={:X}", renewed.serial)
     });
 }
