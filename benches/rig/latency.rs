@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crate::crowd;
 use crate::exchange::{Caller, Then};
 use crate::histogram::Slices;
+use crate::hostile;
 use crate::measure::{Measured, Window};
 use crate::site::Site;
 
@@ -28,8 +29,18 @@ pub struct OpenLoop {
     pub then: Then,
     /// Connections that stay, where they do.
     pub connections: usize,
-    /// New connections a second, beside those whose latency is measured.
-    pub storm: f64,
+    /// Who else is there.
+    pub beside: Beside,
+}
+
+/// Clients beside those whose latency is measured.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Beside {
+    Nobody,
+    /// So many new connections a second.
+    Storm(f64),
+    /// See [`hostile`].
+    Hostile,
 }
 
 /// The arrival times of a Poisson process.
@@ -110,8 +121,15 @@ impl OpenLoop {
             callers.resize_with(MOST, || None);
         }
         let measured = callers.len();
-        let beside = if self.storm > 0.0 { MOST } else { 0 };
+        let (beside, storm) = match self.beside {
+            Beside::Storm(per_second) => (MOST, per_second),
+            Beside::Nobody | Beside::Hostile => (0, 0.0),
+        };
         callers.resize_with(measured + beside, || None);
+        let mut hostile = match self.beside {
+            Beside::Hostile => Some(hostile::Crowd::gather(site, callers.len())?),
+            Beside::Nobody | Beside::Storm(_) => None,
+        };
         let mut due_at = vec![Instant::now(); callers.len()];
         let mut done = 0;
         let mut latencies = Slices::of(requests);
@@ -119,7 +137,7 @@ impl OpenLoop {
         let mut window = Window::over(&site.pids()?, warm_up, requests)?;
         let mut queues = vec![Queue::new(0..measured, per_second, self.then)];
         if beside > 0 {
-            queues.push(Queue::new(measured..callers.len(), self.storm, Then::Reconnect));
+            queues.push(Queue::new(measured..callers.len(), storm, Then::Reconnect));
         }
         loop {
             for queue in &mut queues {
@@ -138,6 +156,9 @@ impl OpenLoop {
                     };
                     callers[client] = Some(caller);
                 }
+            }
+            if let Some(hostile) = &mut hostile {
+                hostile.go_on(site)?;
             }
             site.turn(&mut ready)?;
             for &client in &ready {

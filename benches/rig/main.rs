@@ -32,6 +32,7 @@
 //! | `tls-bulk1`, `tls-bulk16` | as `bulk1`, with TLS 1.3 |
 //! | `tls-idle` | as `idle`, with TLS 1.3 |
 //! | `tls-storm` | 99th percentile of a round trip on kept connections, while 2,000 new ones a second shake hands; `tls-calm`: the same without them |
+//! | `tls-hostile` | the same beside 2,000 clients that say a `ClientHello` at a byte a second, and 500 a second that are reset as soon as they are there |
 //!
 //! In the scenarios of latency, requests come by a clock (a Poisson process, the same in each run)
 //! at two fifths of the rate that a HAProxy reached just before, and each is timed from when it was
@@ -97,6 +98,7 @@ mod crowd;
 mod exchange;
 mod floor;
 mod histogram;
+mod hostile;
 mod idle;
 mod latency;
 mod machine;

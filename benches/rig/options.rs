@@ -15,7 +15,7 @@ usage: cargo bench --bench rig -- [OPTIONS]
                        conns100, conns1k, conns9k, short9k, backends1, backends100, backends1000,
                        latency-kept, latency-new, workers1, workers2, idle, tls-full-ecdsa,
                        tls-full-rsa, tls12-full-ecdsa, tls12-full-rsa, tls-resumed, tls12-resumed,
-                       tls-bulk1, tls-bulk16, tls-idle, tls-calm, tls-storm
+                       tls-bulk1, tls-bulk16, tls-idle, tls-calm, tls-storm, tls-hostile
   --subjects A,B       lockgate, floor, haproxy, haproxy-splice, nginx, envoy (default: all);
                        a subject named twice is measured twice, which shows the noise
   --network KIND       loopback (default), or veth: the proxy in a network namespace of its own,

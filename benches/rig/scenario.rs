@@ -8,8 +8,9 @@ use crate::backend::Behaviour;
 use crate::bulk;
 use crate::exchange::{Exchange, Then};
 use crate::histogram::Slices;
+use crate::hostile;
 use crate::idle;
-use crate::latency::OpenLoop;
+use crate::latency::{Beside, OpenLoop};
 use crate::machine::Machine;
 use crate::measure::{Measured, Memory};
 use crate::options::Options;
@@ -18,7 +19,7 @@ use crate::subject::{Kind, Program};
 use crate::tls::{Key, Tls, Version};
 
 /// What `--only` chooses from, in the order in which they run.
-pub const NAMES: [&str; 28] = [
+pub const NAMES: [&str; 29] = [
     "short",
     "bulk1",
     "bulk64",
@@ -47,6 +48,7 @@ pub const NAMES: [&str; 28] = [
     "tls-idle",
     "tls-calm",
     "tls-storm",
+    "tls-hostile",
 ];
 
 /// What is left with `--quick`.
@@ -166,17 +168,21 @@ impl Scenario {
             "latency-kept" => {
                 let connections = 64;
                 let then = Then::Repeat;
-                let load = OpenLoop { bytes: SMALL, then, connections, storm: 0.0 };
+                let load = OpenLoop { bytes: SMALL, then, connections, beside: Beside::Nobody };
                 (Load::OpenLoop(load), 20_000, 120_000)
             }
-            "tls-calm" | "tls-storm" => {
-                let storm = if name == "tls-storm" { STORM } else { 0.0 };
-                let load = OpenLoop { bytes: SMALL, then: Then::Repeat, connections: 64, storm };
+            "tls-calm" | "tls-storm" | "tls-hostile" => {
+                let beside = match name {
+                    "tls-storm" => Beside::Storm(STORM),
+                    "tls-hostile" => Beside::Hostile,
+                    _ => Beside::Nobody,
+                };
+                let load = OpenLoop { bytes: SMALL, then: Then::Repeat, connections: 64, beside };
                 (Load::OpenLoop(load), 4000, 24_000)
             }
             "latency-new" => {
                 let (then, connections) = (Then::Reconnect, 0);
-                let load = OpenLoop { bytes: SMALL, then, connections, storm: 0.0 };
+                let load = OpenLoop { bytes: SMALL, then, connections, beside: Beside::Nobody };
                 (Load::OpenLoop(load), 4000, 40_000)
             }
             "idle" | "tls-idle" => (Load::Idle { connections: idle }, 100, 0),
@@ -243,7 +249,7 @@ impl Scenario {
             Load::Idle { connections } => {
                 format!("user memory (VmRSS) per idle connection, of {connections}")
             }
-            Load::OpenLoop(OpenLoop { bytes, then, connections, storm }) => {
+            Load::OpenLoop(OpenLoop { bytes, then, connections, beside }) => {
                 let on = match then {
                     Then::Repeat => format!("{connections} kept connections"),
                     Then::Reconnect => "a new connection each".to_owned(),
@@ -251,10 +257,14 @@ impl Scenario {
                 format!(
                     "99th percentile of latency, {:.0} requests/s of {bytes} bytes, {on}",
                     self.rate
-                ) + &if storm > 0.0 {
-                    format!(", beside {storm:.0} new connections/s")
-                } else {
-                    String::new()
+                ) + &match beside {
+                    Beside::Nobody => String::new(),
+                    Beside::Storm(rate) => format!(", beside {rate:.0} new connections/s"),
+                    Beside::Hostile => format!(
+                        ", beside {} that drip and {:.0} resets/s",
+                        hostile::DRIPPING,
+                        hostile::RESETS
+                    ),
                 }
             }
         };
