@@ -4,10 +4,9 @@
 //! Both hand descriptors on in the same way (sd_listen_fds(3)): they begin at 3, `LISTEN_FDS` says
 //! how many there are, and `LISTEN_PID` whom they are for. A process that is upgraded cannot know the
 //! number of the next one before it is there, so it gives its own, and in `LOCKGATE_UPGRADE` the
-//! descriptor by which the two talk ([`super::upgrade`]); what it starts does the same with
-//! `LOCKGATE_ELDER`, which says whom the next one takes over from ([`super::upgrade::escort`]).
-//! Sockets are told apart by what they are bound to, not by their names (`LISTEN_FDNAMES`), which
-//! are for people.
+//! descriptor by which the two talk ([`super::upgrade`]). What it starts does the same for the next
+//! one, with `LOCKGATE_ELDER`, which says whom that takes over from. Sockets are told apart by what
+//! they are bound to, not by their names (`LISTEN_FDNAMES`), which are for people.
 
 use std::collections::HashMap;
 use std::io;

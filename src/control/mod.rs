@@ -112,7 +112,7 @@ pub fn run(path: &Path, named: Option<&str>) -> Result<(), Failure> {
     if inherit::is_escort()? {
         let elder = std::os::unix::process::parent_id();
         let cannot = Failure::system("cannot start the process that is to take over");
-        return upgrade::escort(elder).map(|never| match never {}).map_err(cannot);
+        return upgrade::accompany(elder).map(|never| match never {}).map_err(cannot);
     }
     let inheritance = Inheritance::take()?;
     let plan = config::load(path)?;

@@ -25,7 +25,7 @@ use nix::sys::signal::{Signal as Kill, kill};
 use nix::unistd::Pid;
 use tokio::sync::oneshot;
 
-pub(super) use escort::{escort, follow_parent, outlive_parent};
+pub(super) use escort::{accompany, follow_parent, outlive_parent};
 pub(super) use heir::Succession;
 use launch::{Launched, Program, Words};
 use link::Link;
@@ -213,6 +213,12 @@ impl Control {
             (Some(pid), _) => Some(format!("process {pid} has taken over already")),
             (None, true) => Some("an upgrade is under way already".to_owned()),
             (None, false) if self.stopping.is_some() => Some("the gateway is stopping".to_owned()),
+            // pid_namespaces(7)
+            (None, false) if std::process::id() == 1 => Some(
+                "this is the first process of its container, which ends with it: replace the \
+                 container"
+                    .to_owned(),
+            ),
             (None, false) => None,
         };
         let launched = match refusal {
@@ -435,9 +441,9 @@ impl Control {
     /// The escort has left, or has ended like the heir.
     async fn escort_ended(&mut self, status: io::Result<ExitStatus>) {
         let Some(heir) = &mut self.upgrades.heir else { return };
-        let has_left = status.as_ref().is_ok_and(ExitStatus::success);
         match heir.stage {
-            Stage::IsReady(_) if has_left => return self.retire().await,
+            // However the escort has ended, one that is ready does not end with it.
+            Stage::IsReady(_) if is_alive(heir.pid) => return self.retire().await,
             Stage::Serves(_) => return,
             Stage::Begins(_) | Stage::TakesOver(_) | Stage::IsReady(_) | Stage::Fails(_) => {}
         }
@@ -532,4 +538,9 @@ fn send(signal: Kill, pid: u32) {
     if let Err(error) = kill(Pid::from_raw(pid), signal) {
         tracing::debug!(%error, pid, %signal, "not sent: it has ended");
     }
+}
+
+/// Whether there is a process of this number.
+fn is_alive(pid: u32) -> bool {
+    i32::try_from(pid).is_ok_and(|pid| kill(Pid::from_raw(pid), None).is_ok())
 }

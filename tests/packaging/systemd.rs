@@ -68,9 +68,12 @@ impl Installed {
                  [node.gateway]\naddress = \"10.9.0.1\"\npriority = 150\n\
                  [[vrrp]]\nname = \"public\"\ninterface = \"eth0\"\nvrid = 51\n\
                  addresses = [\"{FLOATING}/24\"]\nadvert_interval = \"100ms\"\n\
-                 virtual_mac = true\n",
+                 virtual_mac = true\nnotify = \"/usr/local/bin/notified\"\n",
                 servers[1].address()
             );
+        let program = machine.path("/usr/local/bin/notified");
+        fs::write(&program, "#!/bin/sh\necho \"$*\" >> /var/lib/lockgate/notified\n").unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         let installed = Self { machine, authority, config, _servers: servers };
         installed.configure(&installed.config);
         installed
@@ -126,12 +129,19 @@ fn the_service_is_started_reloaded_upgraded_stopped_and_removed() {
     let machine = &installed.machine;
     machine.done(&["systemctl", "enable", "--now", SERVICE]);
     installed.await_service();
+    eventually("the program is told", || {
+        let notified = fs::read_to_string(machine.path("/var/lib/lockgate/notified"));
+        notified.unwrap_or_default().contains("INSTANCE public MASTER")
+    });
     let status = machine.done(&["lockgate", "status"]);
     assert!(status.contains("master") && status.contains("echo"), "{status}");
 
     // An upgrade: another main process, and nobody has noticed.
     let mut held = installed.hold();
     let before = machine.main_process(SERVICE);
+    // Another file in the place of the program, as a new version of the package has it.
+    machine.done(&["dpkg", "--install", "/run/lockgate.deb"]);
+    assert_eq!(machine.main_process(SERVICE), before);
     let told = machine.done(&["lockgate", "upgrade"]);
     assert!(told.contains("has taken over"), "{told}");
     echo(&mut held);
@@ -203,6 +213,12 @@ fn whatever_ends_it_systemd_starts_it_again() {
     // Its guard goes with it, and the address.
     machine.done(&["systemctl", "kill", "--kill-whom=main", "--signal=KILL", SERVICE]);
     installed.await_restart(1);
+
+    // The next process feeds the watchdog, and is believed.
+    machine.done(&["lockgate", "upgrade"]);
+    thread::sleep(Duration::from_secs(5));
+    assert_eq!(installed.restarts(), 1);
+    installed.await_service();
 
     // One worker is stuck: systemd hears nothing any more.
     let frozen = Frozen::thread(machine.main_process(SERVICE), "worker-1");

@@ -24,7 +24,7 @@ use crate::control::inherit::{ELDER, OWNER};
 /// ends as that does, or when a byte comes on standard input. `elder` is who has started this one.
 ///
 /// Fails if it cannot be started.
-pub(in crate::control) fn escort(elder: u32) -> io::Result<Infallible> {
+pub(in crate::control) fn accompany(elder: u32) -> io::Result<Infallible> {
     let mut arguments = std::env::args_os();
     // Not the file at its path, which may be another one by now.
     let mut command = Command::new("/proc/self/exe");
