@@ -1,6 +1,7 @@
 //! `lockgate check`
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::SystemTime;
 
 use super::{Error, Exit, Source, print, runtime};
@@ -20,7 +21,7 @@ pub fn check(source: &Source, preflight: bool) -> Result<(), Error> {
         }
         chosen => chosen.map_err(Failure::from)?,
     };
-    read_files(&plan)?;
+    read_files(&plan, &source.config)?;
     if preflight {
         try_machine(&plan, node)?;
     }
@@ -42,16 +43,17 @@ fn extent(plan: &Plan) -> String {
 }
 
 /// Reads what TLS needs, and tells all that is wrong with it.
-fn read_files(plan: &Plan) -> Result<(), Error> {
+fn read_files(plan: &Plan, config: &Path) -> Result<(), Error> {
     let mut found = material::inspect(plan, SystemTime::now());
     found.faults.extend(failover::programs(plan));
     let mut text = String::new();
     for doubt in plan.doubts().iter().chain(&found.doubts) {
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "warning: {doubt}");
+        let _ = writeln!(text, "warning: {}", config::with_line(config, doubt));
     }
     print(&text)?;
-    match found.faults.as_slice() {
+    let faults = found.faults.iter().map(|fault| config::with_line(config, fault));
+    match faults.collect::<Vec<_>>().as_slice() {
         [] => Ok(()),
         faults => Err(Error::new(Exit::Config, format_args!("{}", faults.join("\nlockgate: ")))),
     }

@@ -35,6 +35,7 @@ mod diagnostics;
 mod findings;
 mod guard;
 mod health;
+mod mention;
 mod protocol;
 mod reader;
 mod resolve;
@@ -100,6 +101,15 @@ pub fn parse(file: &str, source: &str) -> Result<Plan, Error> {
     match errors.into_report(file, source, &text) {
         Some(report) => Err(Error::Invalid(report)),
         None => Ok(plan),
+    }
+}
+
+/// A message about a file that the configuration at `path` names, with the line that names it before
+/// it, if it can be told: `lockgate.toml:7: …`.
+pub fn with_line(path: &Path, message: &str) -> String {
+    match read(path).ok().and_then(|source| mention::line_of(&source, message)) {
+        Some(line) => format!("{}:{line}: {message}", path.display()),
+        None => message.to_owned(),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use super::node;
 use crate::config;
@@ -40,6 +41,14 @@ impl From<log::Unopened> for Failure {
 }
 
 impl Failure {
+    /// With the line of the configuration at `path` that names a file of no use.
+    pub(super) fn with_line(self, path: &Path) -> Self {
+        match self {
+            Self::Material(text) => Self::Material(config::with_line(path, &text)),
+            other => other,
+        }
+    }
+
     pub(super) fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
         move |source| Self::System { what, source, hint: String::new() }

@@ -132,9 +132,8 @@ pub fn run(path: &Path, named: Option<&str>) -> Result<(), Failure> {
         .build()
         .map_err(Failure::system("cannot make an event queue"))?;
     let served = runtime.block_on(async {
-        let control =
-            Control::start(path, named, plan, inheritance, output.clone(), levels).await?;
-        control.run().await
+        let control = Control::start(path, named, plan, inheritance, output.clone(), levels).await;
+        control.map_err(|failure| failure.with_line(path))?.run().await
     });
     output.flush();
     served

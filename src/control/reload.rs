@@ -62,6 +62,7 @@ impl Control {
                 Ok(summary.to_string())
             }
             Err(failure) => {
+                let failure = failure.with_line(&self.path);
                 self.note_reload(false, failure.to_string());
                 tracing::error!(who, "reload refused, the running configuration stays: {failure}");
                 let fields = [
