@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::limit::Limited;
+use crate::socket;
 pub use tally::{Tally, growth};
 
 /// A count that one thread adds to and others read. With a second that adds, some of it is lost:
@@ -266,15 +267,11 @@ impl ConnectFailure {
             ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => Self::Reset,
             ErrorKind::AddrNotAvailable
             | ErrorKind::AddrInUse
-            | ErrorKind::OutOfMemory
             | ErrorKind::InvalidInput
             | ErrorKind::PermissionDenied => Self::Local,
-            _ => match error.raw_os_error() {
-                Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::EAFNOSUPPORT) => {
-                    Self::Local
-                }
-                _ => Self::Other,
-            },
+            _ if socket::is_shortage(error) => Self::Local,
+            _ if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => Self::Local,
+            _ => Self::Other,
         }
     }
 

@@ -248,6 +248,7 @@ fn with_sockets_of_systemd_nobody_is_refused_while_it_is_restarted() {
     machine.done(&["systemctl", "enable", "--now", "lockgate.socket"]);
     machine.done(&["systemctl", "start", SERVICE]);
     installed.await_service();
+    machine.done(&["lockgate", "upgrade"]);
 
     // On the address that does not move.
     let fixed = SocketAddr::new(FIXED, 80);
