@@ -205,7 +205,7 @@ fn whatever_ends_it_systemd_starts_it_again() {
     let machine = &installed.machine;
     let directory = machine.path("/etc/systemd/system/lockgate.service.d");
     fs::create_dir_all(&directory).unwrap();
-    fs::write(directory.join("test.conf"), "[Service]\nWatchdogSec=3s\n").unwrap();
+    fs::write(directory.join("test.conf"), "[Service]\nWatchdogSec=5s\n").unwrap();
     machine.done(&["systemctl", "daemon-reload"]);
     machine.done(&["systemctl", "start", SERVICE]);
     installed.await_service();
@@ -216,7 +216,7 @@ fn whatever_ends_it_systemd_starts_it_again() {
 
     // The next process feeds the watchdog, and is believed.
     machine.done(&["lockgate", "upgrade"]);
-    thread::sleep(Duration::from_secs(5));
+    thread::sleep(Duration::from_secs(7));
     assert_eq!(installed.restarts(), 1);
     installed.await_service();
 
