@@ -52,11 +52,11 @@ find "$units"/system/*.wants -type l ! -name '*journald*' -delete
 mkdir -p "$root/etc/systemd/journald.conf.d"
 printf '[Journal]\nStorage=volatile\n' > "$root/etc/systemd/journald.conf.d/test.conf"
 : > "$root/etc/fstab"
+echo gateway > "$root/etc/hostname"
 # With none systemd believes that this is the first boot of all, and asks.
 echo 0123456789abcdef0123456789abcdef > "$root/etc/machine-id"
 rm -rf "$root/etc/lockgate" "$root/var/lib/lockgate" "$root/var/log/lockgate"
 
-hostname gateway
 cd "$root"
 pivot_root . mnt
 exec env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot . \
