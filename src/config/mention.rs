@@ -5,21 +5,20 @@
 
 use toml::de::{DeTable, DeValue};
 
-/// The line, from 1, of the path in `source` that `message` has word for word: the one that it has
-/// first, the longest of those that begin there, and where that is written first. `None` if there
-/// is none, or `source` is not TOML.
+/// The line, from 1, of the path in `source` that `message` has as a word: the one that it has
+/// first, where that is written first. `None` if there is none, or `source` is not TOML.
 pub(super) fn line_of(source: &str, message: &str) -> Option<usize> {
     let table = DeTable::parse(source).ok()?;
-    // Where it is in the message, how long it is not, and where it is in the file.
-    let mut found: Option<(usize, usize, usize)> = None;
+    // Where it is in the message, and in the file.
+    let mut found: Option<(usize, usize)> = None;
     let mut values: Vec<_> = table.get_ref().values().collect();
     while let Some(value) = values.pop() {
         match value.get_ref() {
             DeValue::String(text) => {
                 if text.contains('/')
-                    && let Some(at) = message.find(&**text)
+                    && let Some(at) = find(message, text)
                 {
-                    let candidate = (at, usize::MAX - text.len(), value.span().start);
+                    let candidate = (at, value.span().start);
                     found = Some(found.map_or(candidate, |best| best.min(candidate)));
                 }
             }
@@ -28,8 +27,19 @@ pub(super) fn line_of(source: &str, message: &str) -> Option<usize> {
             _ => {}
         }
     }
-    let (_, _, start) = found?;
+    let (_, start) = found?;
     Some(source.get(..start)?.matches('\n').count() + 1)
+}
+
+/// Where `message` has this path, and not as a part of another one: `/` is the path of many a health
+/// check, and a part of every file's.
+fn find(message: &str, path: &str) -> Option<usize> {
+    let goes_on = |c: char| c.is_alphanumeric() || "/._-".contains(c);
+    let stands_alone = |&(at, _): &(usize, &str)| {
+        let (before, rest) = message.split_at(at);
+        !before.ends_with(goes_on) && !rest[path.len()..].starts_with(goes_on)
+    };
+    message.match_indices(path).find(stands_alone).map(|(at, _)| at)
 }
 
 #[cfg(test)]
@@ -44,7 +54,10 @@ deny = ['10.0.0.0/8', '/etc/deny.txt']
 certificates = [
   { cert = '/etc/a.pem', key = '/etc/a.pem.key' },
   { cert = '/etc/b.pem', key = '/etc/a.pem.key' },
+  { cert = 'certs/c.pem', key = 'c.key' },
 ]
+[pool.web.health]
+path = '/'
 ";
 
     #[test]
@@ -55,6 +68,9 @@ certificates = [
             ("listener web: /etc/a.pem.key: no private key in it", Some(6)),
             ("listener web: /etc/b.pem: does not match /etc/a.pem.key", Some(7)),
             ("listener web: /etc/b.pem: expired", Some(7)),
+            ("listener web: certs/c.pem: No such file", Some(8)),
+            ("listener web: /etc/b.pem.old and /etc/b.pem", Some(7)),
+            ("listener web: /etc/other.pem: expired", None),
             ("listener web: something else", None),
         ] {
             assert_eq!(line_of(FILE, message), line, "{message}");
