@@ -15,6 +15,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use super::{Failure, upgrade};
@@ -61,14 +62,13 @@ impl Inheritance {
             _ => None,
         };
         let mut inheritance = Self::default();
-        if upgrade.is_none() && owner != Some(std::process::id().into()) {
+        if upgrade.is_none() && owner != Some(std::process::id()) {
             return Ok(inheritance);
         }
         for index in 0..count {
-            inheritance.add(take(i64::from(FIRST) + index)?)?;
+            inheritance.add(take(FIRST.saturating_add(index))?)?;
         }
         if let Some((link, elder)) = upgrade {
-            let elder = u32::try_from(elder).unwrap_or_default();
             inheritance.elder = Some((elder, UnixStream::from(take(link)?)));
             let of_journal = std::env::var_os(READER).is_some_and(|reader| reader == "journal");
             inheritance.reader = of_journal.then_some(Reader::Journal);
@@ -80,12 +80,12 @@ impl Inheritance {
     /// over from an upgrade before is none of ours.
     ///
     /// Fails if the escort is gone: the process before knows nothing of this one any more.
-    fn follow(link: i64, escort: Option<i64>) -> Result<bool, Failure> {
+    fn follow(link: RawFd, escort: Option<u32>) -> Result<bool, Failure> {
         let failed = Failure::system("cannot take over from the process before");
         if let Err(error) = upgrade::follow_parent() {
             return Err(failed(error));
         }
-        if escort == Some(parent_id().into()) {
+        if escort == Some(parent_id()) {
             return Ok(true);
         }
         if take(link).is_ok_and(|link| UnixStream::from(link).peer_addr().is_ok()) {
@@ -134,16 +134,18 @@ impl Inheritance {
     }
 }
 
-/// Whether this process was started by one that is upgraded, and only to start the next one.
+/// The process that is upgraded, if it has started this one, and only to start the next one.
 ///
 /// Fails if what the environment says is not so.
-pub(super) fn is_escort() -> Result<bool, Failure> {
-    let parent = Some(parent_id().into());
-    Ok(number(UPGRADE)?.is_some() && number(OWNER)? == parent && number(ELDER)?.is_none())
+pub(super) fn escorted() -> Result<Option<u32>, Failure> {
+    let (link, elder) = (number::<RawFd>(UPGRADE)?, number::<u32>(ELDER)?);
+    let parent = parent_id();
+    let is_escort = link.is_some() && elder.is_none() && number(OWNER)? == Some(parent);
+    Ok(is_escort.then_some(parent))
 }
 
 /// A number that the environment has.
-fn number(name: &str) -> Result<Option<i64>, Failure> {
+fn number<T: FromStr>(name: &str) -> Result<Option<T>, Failure> {
     let Some(value) = std::env::var_os(name) else { return Ok(None) };
     let number = value.to_str().and_then(|value| value.parse().ok());
     number.map(Some).ok_or_else(|| {
@@ -152,8 +154,7 @@ fn number(name: &str) -> Result<Option<i64>, Failure> {
     })
 }
 
-fn take(number: i64) -> Result<OwnedFd, Failure> {
-    let number = RawFd::try_from(number).unwrap_or(-1);
+fn take(number: RawFd) -> Result<OwnedFd, Failure> {
     socket::inherited(number)
         .map_err(Failure::system(format!("descriptor {number}, which was handed on")))
 }

@@ -109,8 +109,7 @@ const DRAIN_TICK: Duration = Duration::from_millis(20);
 ///
 /// Fails only before it has begun to serve.
 pub fn run(path: &Path, named: Option<&str>) -> Result<(), Failure> {
-    if inherit::is_escort()? {
-        let elder = std::os::unix::process::parent_id();
+    if let Some(elder) = inherit::escorted()? {
         let cannot = Failure::system("cannot start the process that is to take over");
         return upgrade::accompany(elder).map(|never| match never {}).map_err(cannot);
     }
