@@ -83,8 +83,10 @@ impl Machine {
     pub fn done(&self, words: &[&str]) -> String {
         let Output { status, stdout, stderr } = self.run(words);
         let text = String::from_utf8([stdout, stderr].concat()).unwrap();
-        let journal = || self.done(&["journalctl", "--no-pager"]);
-        assert!(status.success(), "{words:?}: {status}\n{text}\n{}", journal());
+        if !status.success() {
+            let journal = self.run(&["journalctl", "--no-pager"]).stdout;
+            panic!("{words:?}: {status}\n{text}\n{}", String::from_utf8_lossy(&journal));
+        }
         text
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,8 @@ use nix::unistd::Pid;
 
 use super::{converse, under_load};
 use crate::harness::{
-    Config, Events, Gateway, PATIENCE, Server, connect, eventually, held, lockgate, output_of,
-    until, unused_address, visit,
+    Config, Events, Gateway, Launch, PATIENCE, Server, connect, eventually, held, lockgate,
+    output_of, until, unused_address, visit,
 };
 
 /// Attempts an upgrade that is to fail, under load, with an open connection. Returns the cause.
@@ -180,29 +180,12 @@ fn a_new_process_that_is_killed_while_it_begins_changes_nothing() {
 #[test]
 fn the_first_process_of_a_container_is_not_upgraded() {
     let (address, server) = (unused_address(), Server::named("a"));
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("lockgate.toml");
-    let socket = directory.path().join("admin.sock");
-    let config = Config::new(address).backend(&server, "");
-    let preamble =
-        format!("admin.socket = {socket:?}\nadmin.http = \"\"\nruntime.state_dir = \"\"\n");
-    fs::write(&path, format!("{preamble}{}", config.to_string().replacen("[runtime]\n", "", 1)))
-        .unwrap();
-    let mut container = Command::new("unshare");
-    container
-        .args(["--pid", "--fork", "--kill-child"])
-        .arg(lockgate())
-        .args(["run", "-c"])
-        .arg(&path);
-    let mut container = container.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let served = std::panic::catch_unwind(|| {
-        eventually("it serves", || visit(address).is_ok_and(|name| name == "a"));
-        let output = output_of(Command::new(lockgate()).args(["upgrade", "-c"]).arg(&path));
-        let told = String::from_utf8(output.stderr).unwrap();
-        assert!(!output.status.success() && told.contains("replace the container"), "{told}");
-        assert_eq!(visit(address).unwrap(), "a");
-    });
-    container.kill().unwrap();
-    container.wait().unwrap();
-    served.unwrap();
+    let launch = Launch::new(Config::new(address).backend(&server, ""));
+    let gateway = launch.under(&["unshare", "--pid", "--fork", "--kill-child"]).start();
+    assert_eq!(gateway.status()["pid"], 1);
+    let mut upgrade = Command::new(lockgate());
+    let output = output_of(upgrade.args(["upgrade", "-c"]).arg(gateway.config_path()));
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && told.contains("replace the container"), "{told}");
+    assert_eq!(visit(address).unwrap(), "a");
 }
