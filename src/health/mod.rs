@@ -109,7 +109,8 @@ impl Ward {
     }
 
     fn may_eject(&self, member: usize, now: Instant) -> bool {
-        let ejected = self.members.iter().filter(|vitals| vitals.state() == State::Ejected).count();
+        // Those that are drained as well count: they are ejected when the drain ends.
+        let ejected = self.members.iter().filter(|vitals| vitals.is_ejected()).count();
         let another = self
             .members
             .iter()

@@ -146,6 +146,99 @@ fn passing_checks_end_an_ejection() {
     assert_eq!(ward.handle(0, Event::CheckPassed, at(3)).unwrap().to, State::Up);
 }
 
+/// A pool of two whose first member has been ejected by live traffic at 1 ms.
+fn one_ejected(slow_start: Duration) -> Ward {
+    let mut ward = ward(2, &settings(Some(CHECKS), Some(PASSIVE), slow_start));
+    for member in 0..2 {
+        ward.handle(member, Event::CheckPassed, at(0));
+    }
+    for _ in 0..3 {
+        ward.handle(0, connect_failed(), at(1));
+    }
+    assert_eq!(state(&ward, 0), State::Ejected);
+    ward
+}
+
+#[test]
+fn failing_checks_take_an_ejected_backend_down_and_the_end_of_the_time_does_not_bring_it_back() {
+    let mut ward = one_ejected(Duration::ZERO);
+    for _ in 0..2 {
+        assert_eq!(ward.handle(0, failed(), at(2)), None);
+    }
+    let down = ward.handle(0, failed(), at(3)).unwrap();
+    assert_eq!((down.from, down.to), (State::Ejected, State::Down));
+    assert_eq!(down.reason, "3 checks in a row failed: refused");
+    assert_eq!(ward.tick(at(40_000)), [], "the ejection would have been over");
+    assert_eq!((state(&ward, 0), weights(&ward, 40_000)), (State::Down, vec![0, 100]));
+    assert_eq!(ward.members()[0].reason(), "3 checks in a row failed: refused");
+    ward.handle(0, Event::CheckPassed, at(40_001));
+    let up = ward.handle(0, Event::CheckPassed, at(40_002)).unwrap();
+    assert_eq!((up.to, &*up.reason), (State::Up, "2 checks in a row passed"));
+}
+
+#[test]
+fn failures_count_across_both_ends_of_an_ejection() {
+    // Two failures before it, one within.
+    let mut ward = ward(2, &settings(Some(CHECKS), Some(PASSIVE), Duration::ZERO));
+    for member in 0..2 {
+        ward.handle(member, Event::CheckPassed, at(0));
+    }
+    for _ in 0..2 {
+        ward.handle(0, failed(), at(1));
+    }
+    for _ in 0..3 {
+        ward.handle(0, connect_failed(), at(2));
+    }
+    assert_eq!(state(&ward, 0), State::Ejected);
+    assert_eq!(ward.handle(0, failed(), at(3)).unwrap().to, State::Down);
+
+    // Two within, one after it.
+    let mut ward = one_ejected(Duration::ZERO);
+    for _ in 0..2 {
+        ward.handle(0, failed(), at(2));
+    }
+    assert_eq!(ward.tick(at(30_001)).len(), 1);
+    assert_eq!(ward.handle(0, failed(), at(30_002)).unwrap().to, State::Down);
+}
+
+#[test]
+fn what_happens_to_a_drained_backend_shows_when_the_drain_ends() {
+    let mut ward = one_ejected(Duration::ZERO);
+    ward.handle(0, Event::Admin(Admin::Draining), at(2));
+    for _ in 0..3 {
+        ward.handle(0, failed(), at(3));
+    }
+    assert_eq!(state(&ward, 0), State::Draining);
+    assert_eq!(ward.members()[0].reason(), "drained by the operator");
+    let down = ward.handle(0, Event::Admin(Admin::Enabled), at(4)).unwrap();
+    assert_eq!((down.to, &*down.reason), (State::Down, "3 checks in a row failed: refused"));
+
+    let mut ward = one_ejected(Duration::ZERO);
+    ward.handle(0, Event::Admin(Admin::Disabled), at(2));
+    for _ in 0..2 {
+        ward.handle(0, Event::CheckPassed, at(3));
+    }
+    let up = ward.handle(0, Event::Admin(Admin::Enabled), at(4)).unwrap();
+    assert_eq!((up.to, &*up.reason), (State::Up, "enabled by the operator"));
+}
+
+#[test]
+fn a_drained_one_that_is_ejected_counts_among_the_ejected() {
+    let mut ward = ward(4, &settings(None, Some(PASSIVE), Duration::ZERO));
+    let eject = |ward: &mut Ward, member| {
+        for _ in 0..3 {
+            ward.handle(member, connect_failed(), at(1));
+        }
+    };
+    eject(&mut ward, 0);
+    eject(&mut ward, 1);
+    ward.handle(0, Event::Admin(Admin::Draining), at(2));
+    eject(&mut ward, 2);
+    assert_eq!(state(&ward, 2), State::Unchecked, "50 % of 4 is 2");
+    ward.handle(0, Event::Admin(Admin::Enabled), at(3));
+    assert_eq!(weights(&ward, 3), [0, 0, 100, 100]);
+}
+
 #[test]
 fn never_more_than_max_ejected_and_never_the_last() {
     let mut ward = ward(5, &settings(None, Some(PASSIVE), Duration::ZERO));
@@ -281,8 +374,25 @@ proptest! {
         let members = ward(4, &settings).into_members();
         let mut ward = Ward::new(Rules { max_ejected: 50, try_all }, members, at(0));
         let mut now = 0;
+        // Checks in a row that passed or failed, and the verdict that follows from them alone.
+        let mut rows = [(0u32, 0u32); 4];
+        let mut verdicts = [None; 4];
         for (member, event, passed) in events {
             now += passed;
+            let (passes, failures) = &mut rows[member];
+            match event {
+                Event::CheckPassed => (*passes, *failures) = (*passes + 1, 0),
+                Event::CheckFailed(_) => (*passes, *failures) = (0, *failures + 1),
+                _ => {}
+            }
+            let verdict = &mut verdicts[member];
+            match (*verdict, *passes, *failures) {
+                (None, 0, 0) => {}
+                (None, passes, _) => *verdict = Some(passes > 0),
+                (Some(true), _, 3..) => *verdict = Some(false),
+                (Some(false), 2.., _) => *verdict = Some(true),
+                _ => {}
+            }
             while let Some(next) = ward.poll_timeout().filter(|&next| next <= at(now)) {
                 ward.tick(next);
                 prop_assert!(ward.poll_timeout().is_none_or(|later| later > next));
@@ -295,6 +405,15 @@ proptest! {
             }
             let ejected = (0..4).filter(|&m| state(&ward, m) == State::Ejected).count();
             prop_assert!(ejected <= 2);
+            // Neither an ejection nor its end hides what the checks say.
+            for (member, verdict) in verdicts.iter().enumerate().filter(|_| checked) {
+                let (state, reason) = (state(&ward, member), ward.members()[member].reason());
+                match state {
+                    State::Draining | State::Disabled => {}
+                    _ => prop_assert_eq!(state == State::Down, *verdict == Some(false)),
+                }
+                prop_assert_eq!(state == State::Down, reason.contains("failed: refused"));
+            }
             let (weights, concerned) = (weights(&ward, now), ward.concerned(member));
             for other in (0..4).filter(|other| !concerned.contains(other)) {
                 prop_assert_eq!(weights[other], weights_before[other]);

@@ -12,6 +12,8 @@ const RAMP_STEPS: u32 = 20;
 
 const FIRST_CHECK_PENDING: &str = "first check pending";
 
+const NAME_PENDING: &str = "name not resolved yet";
+
 /// What is configured for one backend.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -145,19 +147,37 @@ pub struct Vitals {
     admin: Admin,
     name: Name,
     verdict: Verdict,
-    /// Checks in a row that spoke against the verdict, or for the end of an ejection.
+    /// Checks in a row that spoke against the verdict.
     contrary: u32,
+    /// Checks in a row that passed since it was ejected. Counted apart: an ejected backend can come
+    /// back early or go down, and either takes checks in a row of its own kind.
+    recovering: u32,
     /// Live traffic failed since the last check.
     suspect: bool,
     /// Failures of live traffic, the oldest first; at most `max_fails`.
     failures: VecDeque<Instant>,
+    /// Only of one whose checks do not say that it is down: that verdict ends an ejection.
     ejected_until: Option<Instant>,
     last_ejection: Option<Ejection>,
     ramp_since: Option<Instant>,
     /// Its first rise is a slow start.
     newcomer: bool,
-    reason: String,
+    /// Why it is as it is. Each kind of cause has its own: what happens to a backend that is, say,
+    /// drained must not become the reason of the drain, nor be forgotten when that ends.
+    reasons: Reasons,
     since: Instant,
+}
+
+#[derive(Debug)]
+struct Reasons {
+    /// Why its name is not resolved.
+    name: String,
+    /// Why its checks say that it is down.
+    verdict: String,
+    /// Why it was ejected.
+    ejection: String,
+    /// What happened last of that which lets it serve, or what is awaited.
+    latest: String,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -172,7 +192,7 @@ impl Vitals {
     pub fn new(settings: Settings, named: bool, newcomer: bool, now: Instant) -> Self {
         let ramps_now = newcomer && !named && settings.checks.is_none();
         let reason = match (&settings.checks, named) {
-            (_, true) => "name not resolved yet",
+            (_, true) => NAME_PENDING,
             (Some(_), false) => FIRST_CHECK_PENDING,
             (None, false) => "no checks",
         };
@@ -182,13 +202,19 @@ impl Vitals {
             name: if named { Name::Pending } else { Name::Resolved },
             verdict: Verdict::Unknown,
             contrary: 0,
+            recovering: 0,
             suspect: false,
             failures: VecDeque::new(),
             ejected_until: None,
             last_ejection: None,
             ramp_since: None,
             newcomer,
-            reason: reason.to_owned(),
+            reasons: Reasons {
+                name: NAME_PENDING.to_owned(),
+                verdict: String::new(),
+                ejection: String::new(),
+                latest: reason.to_owned(),
+            },
             since: now,
         };
         if ramps_now {
@@ -203,16 +229,17 @@ impl Vitals {
         if settings.checks.is_none() && self.settings.checks.is_some() {
             self.verdict = Verdict::Unknown;
             self.contrary = 0;
-            self.reason = "no checks".to_owned();
+            self.recovering = 0;
+            self.reasons.latest = "no checks".to_owned();
         } else if settings.checks.is_some() && self.settings.checks.is_none() {
             // It served without checks: it goes on until checks say otherwise.
             self.verdict = Verdict::Up;
-            self.reason = FIRST_CHECK_PENDING.to_owned();
+            self.reasons.latest = FIRST_CHECK_PENDING.to_owned();
         }
         if settings.passive.is_none() {
             self.failures.clear();
             if self.ejected_until.take().is_some() {
-                self.reason = "no passive checks any more".to_owned();
+                self.reasons.latest = "no passive checks any more".to_owned();
             }
         }
         if settings.slow_start.is_zero() {
@@ -236,23 +263,18 @@ impl Vitals {
                     self.came_up(now);
                 }
                 self.name = Name::Resolved;
-                self.reason = "name resolved".to_owned();
+                self.reasons.latest = "name resolved".to_owned();
             }
             // The last good answer counts for ever.
             Event::Unresolved(_) if self.name == Name::Resolved => {}
             Event::Unresolved(cause) => {
                 self.name = Name::Failed;
-                self.reason = cause;
+                self.reasons.name = cause;
             }
             Event::Admin(admin) if admin != self.admin => {
                 self.admin = admin;
-                self.reason = match admin {
-                    Admin::Enabled => "enabled by the operator",
-                    Admin::Draining => "drained by the operator",
-                    Admin::Disabled => "disabled by the operator",
-                }
-                .to_owned();
                 if admin == Admin::Enabled {
+                    self.reasons.latest = "enabled by the operator".to_owned();
                     self.came_up(now);
                 }
             }
@@ -272,27 +294,21 @@ impl Vitals {
         match (self.verdict, failure) {
             (Verdict::Unknown, None) => {
                 self.verdict = Verdict::Up;
-                self.reason = "first check passed".to_owned();
+                self.reasons.latest = "first check passed".to_owned();
                 if self.newcomer {
                     self.came_up(now);
                 }
+                self.recover(checks.rise, now);
             }
             (Verdict::Unknown, Some(cause)) => {
-                self.verdict = Verdict::Down;
-                self.reason = format!("first check failed: {cause}");
-            }
-            (Verdict::Up, None) if self.ejected_until.is_some() => {
-                self.contrary += 1;
-                if self.contrary >= checks.rise {
-                    self.contrary = 0;
-                    self.end_ejection(format!("{} passed", count(checks.rise)), now);
-                }
+                self.went_down(format!("first check failed: {cause}"), now);
             }
             (Verdict::Up, None) => {
                 self.contrary = 0;
-                if self.reason == FIRST_CHECK_PENDING {
-                    self.reason = "first check passed".to_owned();
+                if self.reasons.latest == FIRST_CHECK_PENDING {
+                    self.reasons.latest = "first check passed".to_owned();
                 }
+                self.recover(checks.rise, now);
             }
             (Verdict::Down, None) => {
                 self.contrary += 1;
@@ -300,24 +316,40 @@ impl Vitals {
                     self.contrary = 0;
                     self.verdict = Verdict::Up;
                     self.failures.clear();
-                    self.ejected_until = None;
-                    self.reason = format!("{} passed", count(checks.rise));
+                    self.reasons.latest = format!("{} passed", count(checks.rise));
                     self.came_up(now);
                 }
             }
             (Verdict::Up, Some(cause)) => {
-                // An ejected backend counts the successes that bring it back; a failure ends
-                // that row, and begins one of failures.
-                self.contrary = if self.ejected_until.is_some() { 0 } else { self.contrary + 1 };
+                self.recovering = 0;
+                self.contrary += 1;
                 if self.contrary >= checks.fall {
-                    self.contrary = 0;
-                    self.verdict = Verdict::Down;
-                    self.ramp_since = None;
-                    self.reason = format!("{} failed: {cause}", count(checks.fall));
+                    self.went_down(format!("{} failed: {cause}", count(checks.fall)), now);
                 }
             }
             (Verdict::Down, Some(_)) => self.contrary = 0,
         }
+    }
+
+    /// A check has passed: enough of them in a row end an ejection.
+    fn recover(&mut self, rise: u32, now: Instant) {
+        if self.ejected_until.is_none() {
+            return;
+        }
+        self.recovering += 1;
+        if self.recovering >= rise {
+            self.end_ejection(format!("{} passed", count(rise)), now);
+        }
+    }
+
+    /// Its checks say that it is down. That outlasts any ejection: only they bring it back.
+    fn went_down(&mut self, reason: String, now: Instant) {
+        self.verdict = Verdict::Down;
+        self.contrary = 0;
+        self.failures.clear();
+        self.forget_ejection(now);
+        self.ramp_since = None;
+        self.reasons.verdict = reason;
     }
 
     fn failed(&mut self, cause: String, ejectable: bool, now: Instant) {
@@ -325,7 +357,9 @@ impl Vitals {
         let Some(passive) = self.settings.passive else {
             return;
         };
-        if self.ejected_until.is_some() {
+        // One that is out already is not counted: what fails now was under way before, or was sent
+        // there for want of anything better.
+        if self.ejected_until.is_some() || self.verdict == Verdict::Down {
             return;
         }
         self.failures.push_back(now);
@@ -346,11 +380,11 @@ impl Vitals {
             _ => passive.eject_for,
         };
         self.failures.clear();
-        self.contrary = 0;
+        self.recovering = 0;
         self.ramp_since = None;
         self.ejected_until = Some(now + length);
         self.last_ejection = Some(Ejection { end: now + length, length });
-        self.reason = format!(
+        self.reasons.ejection = format!(
             "{} failed connections within {:?}: {cause}; out for {length:?}",
             passive.max_fails, passive.window
         );
@@ -358,7 +392,6 @@ impl Vitals {
 
     fn pass_time(&mut self, now: Instant) {
         if self.ejected_until.is_some_and(|end| end <= now) {
-            self.contrary = 0;
             self.end_ejection("ejection over".to_owned(), now);
             // On probation: a single failure within the window sends it out again.
             if let Some(passive) = self.settings.passive {
@@ -367,19 +400,25 @@ impl Vitals {
         }
         if self.ramp_since.is_some_and(|since| now >= since + self.settings.slow_start) {
             if self.state() == State::Starting {
-                self.reason = "slow start done".to_owned();
+                self.reasons.latest = "slow start done".to_owned();
             }
             self.ramp_since = None;
         }
     }
 
     fn end_ejection(&mut self, reason: String, now: Instant) {
-        self.ejected_until = None;
-        if let Some(last) = &mut self.last_ejection {
+        self.forget_ejection(now);
+        self.reasons.latest = reason;
+        self.came_up(now);
+    }
+
+    fn forget_ejection(&mut self, now: Instant) {
+        self.recovering = 0;
+        if self.ejected_until.take().is_some()
+            && let Some(last) = &mut self.last_ejection
+        {
             last.end = last.end.min(now);
         }
-        self.reason = reason;
-        self.came_up(now);
     }
 
     fn came_up(&mut self, now: Instant) {
@@ -424,7 +463,20 @@ impl Vitals {
 
     /// Why it is in this state.
     pub fn reason(&self) -> &str {
-        &self.reason
+        match self.state() {
+            State::Disabled => "disabled by the operator",
+            State::Draining => "drained by the operator",
+            State::Down if self.name == Name::Failed => &self.reasons.name,
+            State::Down => &self.reasons.verdict,
+            State::Ejected => &self.reasons.ejection,
+            State::Unchecked if self.name == Name::Pending => &self.reasons.name,
+            State::Unchecked | State::Starting | State::Up => &self.reasons.latest,
+        }
+    }
+
+    /// Whether it is ejected, whatever else keeps it from serving.
+    pub fn is_ejected(&self) -> bool {
+        self.ejected_until.is_some()
     }
 
     /// When it entered this state.
