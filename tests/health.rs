@@ -260,6 +260,29 @@ fn a_server_that_traffic_cannot_reach_is_left_alone_for_a_while() {
 }
 
 #[test]
+fn checks_are_believed_of_a_server_that_traffic_has_ejected() {
+    let address = unused_address();
+    let [a, mut b] = ["a", "b"].map(Server::named);
+    let port = free_port(a.ip()).port();
+    let side = |of: &Server| Server::named_at("side", SocketAddr::new(of.ip(), port));
+    let (_side_a, mut side_b) = (side(&a), side(&b));
+    // Passing checks do not end the ejection before the test has seen it.
+    let config = checked(address, &format!("type = \"tcp\", port = {port}, rise = 60000"))
+        .pool(r#"passive = { max_fails = 1, window = "1m", eject_for = "1h" }"#)
+        .backend(&a, "")
+        .backend(&b, "");
+    let gateway = Gateway::start(config);
+    b.kill();
+    until("b is ejected", || {
+        assert_eq!(visit(address).unwrap(), "a");
+        (state(&gateway, "b").0 == "ejected").then_some(())
+    });
+    side_b.kill();
+    let reason = gateway.await_state("b", "down")["reason"].as_str().unwrap().to_owned();
+    assert_eq!(reason, "3 checks in a row failed: connection refused");
+}
+
+#[test]
 fn traffic_ejects_no_more_than_allowed_and_never_the_last() {
     let address = unused_address();
     let mut servers = ["a", "b", "c", "d"].map(Server::named);
