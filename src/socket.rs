@@ -142,8 +142,14 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(TcpStream, SocketAddr)> {
 
 /// Whether the system lacks files or memory for now.
 pub fn is_shortage(error: &io::Error) -> bool {
-    let shortages = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+    // The last one is what epoll says of a user with too many sockets to watch.
+    let shortages = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::ENOSPC];
     error.raw_os_error().is_some_and(|error| shortages.contains(&error))
+}
+
+/// Whether the system has no port left to connect from, to the address that was asked for.
+pub fn is_port_shortage(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EADDRNOTAVAIL)
 }
 
 /// Begins to connect. The socket is writable when that has ended; `SO_ERROR` says how.
@@ -153,6 +159,10 @@ pub fn is_shortage(error: &io::Error) -> bool {
 ///
 /// `data_follows`: there is something to send as soon as it is connected. The last step of the
 /// handshake then waits for it (200 ms at most), and both leave in one segment.
+///
+/// Fails with [`io::ErrorKind::ConnectionRefused`] also where the socket would meet itself: of an
+/// address of this host whose port is one that the kernel gives out, and on which nobody listens, TCP
+/// makes a connection from the port to itself (RFC 9293, section 3.5: simultaneous open).
 pub fn connect(
     address: SocketAddr,
     source: Option<IpAddr>,
@@ -172,12 +182,33 @@ pub fn connect(
     }
     if let Some(source) = source {
         setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
-        socket.bind(&SocketAddr::new(source, 0).into())?;
+        socket.bind(&SocketAddr::new(source, 0).into()).map_err(|error| match error.kind() {
+            // Not to be taken for a lack of ports.
+            io::ErrorKind::AddrNotAvailable => {
+                io::Error::new(error.kind(), format!("{source} is not an address of this host"))
+            }
+            _ => error,
+        })?;
     }
     match socket.connect(&address.into()) {
-        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
-        Ok(()) | Err(_) => Ok(socket.into()),
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+        Ok(()) | Err(_) => {}
     }
+    // The own port is known as soon as connecting has begun.
+    let own = socket.local_addr()?.as_socket();
+    if own.is_some_and(|own| is_the_same(own, address)) {
+        // An orderly end would keep the port from whoever is to listen there, for a minute.
+        reset_on_close(&socket);
+        return Err(io::Error::from_raw_os_error(libc::ECONNREFUSED));
+    }
+    Ok(socket.into())
+}
+
+/// Whether a socket with the address `own` that connects to `peer` connects to itself.
+fn is_the_same(own: SocketAddr, peer: SocketAddr) -> bool {
+    // What connects to no address in particular is taken to this host.
+    let (own_ip, peer_ip) = (own.ip().to_canonical(), peer.ip().to_canonical());
+    own.port() == peer.port() && (own_ip == peer_ip || peer_ip.is_unspecified())
 }
 
 fn defer_ack(socket: &Socket) -> io::Result<()> {
@@ -327,6 +358,28 @@ mod tests {
     fn addresses_of_elsewhere_can_be_bound() {
         assert!(listen("192.0.2.77:0".parse().unwrap(), 1).is_ok());
         assert!(listen("[2001:db8::77]:0".parse().unwrap(), 1).is_ok());
+    }
+
+    #[test]
+    fn a_socket_that_would_meet_itself_is_refused() {
+        let addresses = ["127.0.0.1:40000", "[::1]:40000", "127.0.0.1:40001", "127.0.0.2:40000"];
+        let [v4, v6, other_port, other_address] =
+            addresses.map(|address| address.parse::<SocketAddr>().unwrap());
+        assert!(is_the_same(v4, v4) && is_the_same(v6, v6));
+        assert!(is_the_same(v4, "0.0.0.0:40000".parse().unwrap()));
+        assert!(is_the_same("[::ffff:127.0.0.1]:40000".parse().unwrap(), v4));
+        assert!(!is_the_same(v4, other_port) && !is_the_same(v4, other_address));
+        assert!(!is_the_same(v6, v4));
+    }
+
+    #[test]
+    fn a_source_that_is_not_here_is_no_lack_of_ports() {
+        let source = Some("192.0.2.77".parse().unwrap());
+        let error = connect(([127, 0, 0, 1], 9).into(), source, false).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
+        assert!(!is_port_shortage(&error) && !is_shortage(&error));
+        assert_eq!(error.to_string(), "192.0.2.77 is not an address of this host");
+        assert!(is_port_shortage(&io::Error::from_raw_os_error(libc::EADDRNOTAVAIL)));
     }
 
     #[test]

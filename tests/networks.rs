@@ -1,10 +1,11 @@
 //! Addresses, links and their failures, in network namespaces (see [`crate::harness::lab`]).
 
-use std::io::Write;
+use std::fs;
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::harness::lab::{CLIENT, GATEWAY, LEFT, Lab, RIGHT};
-use crate::harness::{Config, Gateway, Launch, Server, eventually, held, visit};
+use crate::harness::{Config, Gateway, Launch, Server, eventually, held, until, visit};
 
 const SERVICE: SocketAddr = SocketAddr::new(IpAddr::V4(GATEWAY), 80);
 
@@ -29,6 +30,82 @@ fn traffic_passes() {
     for record in gateway.await_records(2, "closed") {
         assert_eq!(record["client"], CLIENT.to_string());
     }
+}
+
+/// Leaves the gateway these ports to connect from.
+fn ports(lab: &Lab, range: &str) {
+    lab.gateway.run(|| fs::write("/proc/sys/net/ipv4/ip_local_port_range", range).unwrap());
+}
+
+#[test]
+fn a_dead_server_on_a_port_that_the_kernel_gives_out_is_refused_not_met_by_itself() {
+    let lab = Lab::new();
+    ports(&lab, "40000 40003");
+    for check in [
+        r#"type = "tcp""#,
+        r#"type = "send_expect", send = "PING", expect = "PING""#,
+        r#"type = "http""#,
+        r#"type = "tls""#,
+    ] {
+        for ip in [Ipv4Addr::LOCALHOST, GATEWAY] {
+            let pace = r#"interval = "20ms", fast_interval = "10ms", rise = 1, fall = 60000"#;
+            let config = Config::new(SERVICE)
+                .pool("all_down = \"try_all\"")
+                .pool(&format!("health = {{ {check}, {pace} }}"))
+                .backend_at("dead", &format!("{ip}:40000"), "");
+            let gateway = start(&lab, config);
+            let checks = |result| {
+                gateway.metric("lockgate_backend_health_checks_total", &[("result", result)])
+            };
+            // One check in two to four would have met itself.
+            until("many checks", || (checks("failed") >= 40.0).then_some(()));
+            assert_eq!(checks("passed"), 0.0, "{check}, {ip}");
+            for _ in 0..20 {
+                lab.client.run(|| visit(SERVICE)).unwrap_err();
+            }
+            let refused = gateway.await_records(20, "connect_failed");
+            assert!(refused.iter().all(|record| record["bytes_out"] == 0), "{refused:?}");
+            let reason = gateway.backend("dead")["reason"].as_str().unwrap().to_owned();
+            assert_eq!(reason, "first check failed: connection refused");
+        }
+    }
+}
+
+#[test]
+fn a_lack_of_ports_is_no_verdict_on_a_server() {
+    let lab = Lab::new();
+    let left = lab.left.run(|| {
+        Server::new("left", SocketAddr::new(LEFT.into(), 7000), |mut stream| {
+            writeln!(stream, "left")?;
+            io::copy(&mut stream, &mut io::sink()).map(drop)
+        })
+    });
+    ports(&lab, "40000 40007");
+    let pace = r#"type = "tcp", interval = "20ms", fast_interval = "10ms", fall = 3"#;
+    let config = Config::new(SERVICE).pool(&format!("health = {{ {pace} }}")).backend(&left, "");
+    let gateway = start(&lab, config);
+    gateway.await_state("left", "up");
+    let mut open = Vec::new();
+    // A check may have the last port when a connection asks for it.
+    until("all ports are taken", || {
+        open.extend(lab.client.run(|| held(SERVICE)).ok());
+        (open.len() == 8).then_some(())
+    });
+    let checks =
+        |result| gateway.metric("lockgate_backend_health_checks_total", &[("result", result)]);
+    until("checks are tried", || (checks("inconclusive") >= 20.0).then_some(()));
+    assert_eq!(checks("failed"), 0.0);
+    let backend = gateway.backend("left");
+    assert_eq!(
+        (&backend["state"], &backend["check"]["result"]),
+        (&"up".into(), &"inconclusive".into())
+    );
+    assert!(lab.client.run(|| held(SERVICE)).is_err(), "there is no port for it");
+
+    let passed = checks("passed");
+    ports(&lab, "40000 40099");
+    until("checks pass again", || (checks("passed") > passed).then_some(()));
+    assert_eq!((gateway.backend("left")["state"].clone(), checks("failed")), ("up".into(), 0.0));
 }
 
 #[test]
