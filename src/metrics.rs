@@ -319,6 +319,18 @@ pub struct BackendSeries {
     weight: Gauge,
     passed: Sum,
     failed: Sum,
+    inconclusive: Sum,
+}
+
+/// Active checks of a backend, by result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CheckCounts {
+    /// It answered as it should.
+    pub passed: u64,
+    /// It did not.
+    pub failed: u64,
+    /// This host could not ask it.
+    pub inconclusive: u64,
 }
 
 impl BackendSeries {
@@ -347,17 +359,18 @@ impl BackendSeries {
             weight: registry.gauge("lockgate_backend_effective_weight", &own),
             passed: checks("passed"),
             failed: checks("failed"),
+            inconclusive: checks("inconclusive"),
         }
     }
 
     /// Carries the backend's counts over. `state` = it is well, an operator has taken it out;
-    /// `weight` in the unit of the configuration; `checks` = passed, failed.
+    /// `weight` in the unit of the configuration.
     pub fn follow(
         &mut self,
         backend: &Backend,
         state: (bool, bool),
         weight: f64,
-        checks: (u64, u64),
+        checks: CheckCounts,
     ) {
         let stats = &backend.stats;
         self.connections.follow(stats.sum(|s| &s.connections));
@@ -370,8 +383,9 @@ impl BackendSeries {
         self.up.set(if state.0 { 1.0 } else { 0.0 });
         self.drained.set(if state.1 { 1.0 } else { 0.0 });
         self.weight.set(weight);
-        self.passed.follow(checks.0);
-        self.failed.follow(checks.1);
+        self.passed.follow(checks.passed);
+        self.failed.follow(checks.failed);
+        self.inconclusive.follow(checks.inconclusive);
     }
 }
 

@@ -20,9 +20,10 @@ use crate::balance::{Group, MOST_SLOTS, Policy, Seat};
 use crate::config::plan;
 use crate::control::guard::guard;
 use crate::control::material::Material;
+use crate::control::probe::NotPassed;
 use crate::control::state::Kept;
 use crate::health::{Checks, Passive, Rules, Settings, State, Vitals, Ward};
-use crate::metrics::{BackendSeries, ListenerSeries, PoolSeries, Registry};
+use crate::metrics::{BackendSeries, CheckCounts, ListenerSeries, PoolSeries, Registry};
 use crate::pool::{Backend, Endpoint, Pool, Queue, Report, Tier};
 use crate::proto::proxy_protocol::Version;
 use crate::redirect::Challenges;
@@ -71,8 +72,8 @@ pub struct Member {
     pub backend: Arc<Backend>,
     /// What was configured.
     pub plan: plan::Backend,
-    /// Active checks so far: passed, failed.
-    pub checks: (u64, u64),
+    /// Active checks so far.
+    pub checks: CheckCounts,
     /// The last of them.
     pub last_check: Option<LastCheck>,
     series: BackendSeries,
@@ -85,8 +86,8 @@ pub struct LastCheck {
     pub ended: Instant,
     /// How long it took.
     pub took: Duration,
-    /// Why it failed, if it did.
-    pub failure: Option<String>,
+    /// Why it did not pass.
+    pub failure: Option<NotPassed>,
 }
 
 /// The means that a compilation needs beside the plan.
@@ -475,7 +476,13 @@ impl Member {
         *next_id += 1;
         slots.owners[usize::from(slot)] = Arc::downgrade(&backend);
         let series = BackendSeries::new(means.registry, &backend);
-        Self { backend, plan: plan.clone(), checks: (0, 0), last_check: None, series }
+        Self {
+            backend,
+            plan: plan.clone(),
+            checks: CheckCounts::default(),
+            last_check: None,
+            series,
+        }
     }
 
     /// Carries its counts over a last time.

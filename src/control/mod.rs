@@ -75,7 +75,7 @@ use handover::Handovers;
 use inherit::Inheritance;
 use material::Material;
 use operate::Emptying;
-use probe::Probe;
+use probe::{NotPassed, Probe};
 use resolve::{Answer, keep_resolving};
 use room::max_connections;
 use schedule::Schedule;
@@ -228,7 +228,7 @@ struct Checked {
     backend: u64,
     began: Instant,
     ended: Instant,
-    result: Result<(), String>,
+    result: Result<(), NotPassed>,
 }
 
 /// Series of the process as a whole.

@@ -1,5 +1,6 @@
 //! One active check: the I/O to the decisions of [`crate::health`].
 
+use std::error::Error;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -28,6 +29,41 @@ const LONGEST_HEAD: usize = 32 << 10;
 /// the head is less than [`LONGEST_HEAD`].
 const MOST: u64 = 4 * LONGEST_HEAD as u64;
 
+/// A check that did not pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotPassed {
+    /// The backend failed it, for this cause.
+    Failed(String),
+    /// This host lacks ports, files or memory, and says so in these words: of the backend it says
+    /// nothing.
+    Inconclusive(String),
+}
+
+impl From<String> for NotPassed {
+    fn from(cause: String) -> Self {
+        Self::Failed(cause)
+    }
+}
+
+impl NotPassed {
+    /// What an error says that came up on the way.
+    fn of(error: &(impl Error + 'static), cause: String) -> Self {
+        let mut next: Option<&(dyn Error + 'static)> = Some(error);
+        while let Some(error) = next {
+            let system = error.downcast_ref::<io::Error>();
+            if system.is_some_and(|e| socket::is_shortage(e) || socket::is_port_shortage(e)) {
+                return Self::Inconclusive(cause);
+            }
+            // An error of `io` that wraps another has that one's source as its own.
+            next = match system.and_then(io::Error::get_ref) {
+                Some(inner) => Some(inner),
+                None => error.source(),
+            };
+        }
+        Self::Failed(cause)
+    }
+}
+
 /// What a check is made of, the same for all backends of a pool.
 #[derive(Clone)]
 pub struct Probe {
@@ -46,14 +82,16 @@ impl Probe {
     /// Checks a backend whose own address is `backend`, configured as `named`.
     ///
     /// Fails with a cause for people to read.
-    pub async fn check(&self, backend: SocketAddr, named: &str) -> Result<(), String> {
+    pub async fn check(&self, backend: SocketAddr, named: &str) -> Result<(), NotPassed> {
         let port = self.health.port.unwrap_or_else(|| backend.port());
         let address = SocketAddr::new(backend.ip(), port);
         let limit = self.health.timeout;
         let preface = self.send_proxy.filter(|_| port == backend.port()).map(local);
         match timeout(limit, self.try_check(address, named, preface)).await {
             Ok(result) => result,
-            Err(_elapsed) => Err(format!("no answer within {}", humantime::format_duration(limit))),
+            Err(_elapsed) => {
+                Err(format!("no answer within {}", humantime::format_duration(limit)).into())
+            }
         }
     }
 
@@ -62,10 +100,10 @@ impl Probe {
         address: SocketAddr,
         named: &str,
         preface: Option<Vec<u8>>,
-    ) -> Result<(), String> {
+    ) -> Result<(), NotPassed> {
         let mut stream = self.connect(address).await?;
         if let Some(preface) = &preface {
-            stream.write_all(preface).await.map_err(|error| error.to_string())?;
+            stream.write_all(preface).await.map_err(told)?;
         }
         let host_name = named.rsplit_once(':').map_or(named, |(host, _port)| host);
         match &self.health.check {
@@ -88,14 +126,14 @@ impl Probe {
                 };
                 match expect_status.iter().any(|range| range.contains(&status)) {
                     true => Ok(()),
-                    false => Err(format!("status {status}")),
+                    false => Err(format!("status {status}").into()),
                 }
             }
             Check::SendExpect { send, expect } => converse(stream, send, expect).await,
         }
     }
 
-    async fn connect(&self, address: SocketAddr) -> Result<TcpStream, String> {
+    async fn connect(&self, address: SocketAddr) -> Result<TcpStream, NotPassed> {
         let connected = async {
             let stream = TcpStream::from_std(socket::connect(address, self.source, false)?)?;
             stream.writable().await?;
@@ -105,8 +143,9 @@ impl Probe {
             }
         };
         connected.await.map_err(|error| match ConnectFailure::of(&error) {
-            ConnectFailure::Other => error.to_string(),
-            failure => failure.to_string(),
+            // Which of these it is the error tells.
+            ConnectFailure::Other | ConnectFailure::Local => told(error),
+            failure => NotPassed::of(&error, failure.to_string()),
         })
     }
 
@@ -114,8 +153,9 @@ impl Probe {
         &self,
         host: &str,
         stream: TcpStream,
-    ) -> Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>, String> {
-        self.tls.connect(host, stream).await.map_err(|error| format!("TLS: {error}"))
+    ) -> Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>, NotPassed> {
+        let connected = self.tls.connect(host, stream).await;
+        connected.map_err(|error| NotPassed::of(&error, format!("TLS: {error}")))
     }
 }
 
@@ -124,7 +164,7 @@ async fn get(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     path: &str,
     host: &str,
-) -> Result<u16, String> {
+) -> Result<u16, NotPassed> {
     let request = Request::builder()
         .method(Method::GET)
         .uri(path)
@@ -132,7 +172,7 @@ async fn get(
         .header(USER_AGENT, concat!("lockgate/", env!("CARGO_PKG_VERSION")))
         .header(CONNECTION, "close")
         .body(Empty::<Bytes>::new())
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| NotPassed::Failed(error.to_string()))?;
     // Early answers (1xx) count as well: who sends them without end is not listened to for long.
     let (read, write) = tokio::io::split(stream);
     let stream = tokio::io::join(read.take(MOST), write);
@@ -147,12 +187,11 @@ async fn get(
             Err(error) = connection => Err(error),
         }
     };
-    exchange.await.map_err(|error: hyper::Error| format!("HTTP: {error}"))
+    exchange.await.map_err(|error: hyper::Error| NotPassed::of(&error, format!("HTTP: {error}")))
 }
 
 /// Sends bytes and waits for an answer that begins with the expected ones.
-async fn converse(mut stream: TcpStream, send: &[u8], expect: &[u8]) -> Result<(), String> {
-    let told = |error: io::Error| error.to_string();
+async fn converse(mut stream: TcpStream, send: &[u8], expect: &[u8]) -> Result<(), NotPassed> {
     stream.write_all(send).await.map_err(told)?;
     let mut answer = vec![0; expect.len()];
     let mut length = 0;
@@ -161,8 +200,36 @@ async fn converse(mut stream: TcpStream, send: &[u8], expect: &[u8]) -> Result<(
         length += received;
         if received == 0 || answer[..length] != expect[..length] {
             let answer = String::from_utf8_lossy(&answer[..length.min(64)]).into_owned();
-            return Err(format!("unexpected answer {answer:?}"));
+            return Err(format!("unexpected answer {answer:?}").into());
         }
     }
     Ok(())
+}
+
+/// What an error of a socket says.
+fn told(error: io::Error) -> NotPassed {
+    NotPassed::of(&error, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_host_lacks_is_no_fault_of_a_backend_s() {
+        let wrapped = |error: io::Error| io::Error::new(error.kind(), error);
+        let lacking =
+            [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EADDRNOTAVAIL];
+        for number in lacking {
+            let error = || io::Error::from_raw_os_error(number);
+            assert!(matches!(told(error()), NotPassed::Inconclusive(_)), "{number}");
+            assert!(matches!(told(wrapped(error())), NotPassed::Inconclusive(_)), "{number}");
+        }
+        for number in [libc::ECONNREFUSED, libc::ETIMEDOUT, libc::EHOSTUNREACH, libc::EACCES] {
+            let error = || io::Error::from_raw_os_error(number);
+            assert!(matches!(told(error()), NotPassed::Failed(_)), "{number}");
+            assert!(matches!(told(wrapped(error())), NotPassed::Failed(_)), "{number}");
+        }
+        assert!(matches!(told(io::ErrorKind::AddrNotAvailable.into()), NotPassed::Failed(_)));
+    }
 }

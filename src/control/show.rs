@@ -255,9 +255,14 @@ fn pool((ours, plan): (&compile::Ours, &plan::Pool), kept: &state::Kept) -> stat
 }
 
 fn check(last: &compile::LastCheck) -> status::Check {
+    let (result, text) = match &last.failure {
+        None => ("ok", ""),
+        Some(NotPassed::Failed(cause)) => ("failed", &**cause),
+        Some(NotPassed::Inconclusive(cause)) => ("inconclusive", &**cause),
+    };
     status::Check {
-        result: if last.failure.is_none() { "ok" } else { "failed" }.to_owned(),
-        text: last.failure.clone().unwrap_or_default(),
+        result: result.to_owned(),
+        text: text.to_owned(),
         seconds: last.took.as_secs_f64(),
         ago_seconds: last.ended.elapsed().as_secs_f64(),
     }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Control;
 use super::compile::World;
+use crate::metrics::CheckCounts;
 use crate::stats::{Tally, growth};
 
 /// Counts by what they are of: a kind, and names.
@@ -73,8 +74,13 @@ impl World {
             for member in &ours.members {
                 let backend = &member.backend;
                 let mut tally = backend.stats.tally();
-                let (passed, failed) = member.checks;
-                for (name, count) in [("checks passed", passed), ("checks failed", failed)] {
+                let CheckCounts { passed, failed, inconclusive } = member.checks;
+                let counts = [
+                    (CHECKS_PASSED, passed),
+                    (CHECKS_FAILED, failed),
+                    (CHECKS_INCONCLUSIVE, inconclusive),
+                ];
+                for (name, count) in counts {
                     if count > 0 {
                         tally.insert(name.to_owned(), count);
                     }
@@ -98,8 +104,10 @@ impl World {
                 let of = ["backend", &*member.backend.pool, &*member.backend.name];
                 if let Some(tally) = totals.of(&of) {
                     member.backend.stats.add(tally);
-                    member.checks.0 += tally.get("checks passed").copied().unwrap_or(0);
-                    member.checks.1 += tally.get("checks failed").copied().unwrap_or(0);
+                    let of = |name| tally.get(name).copied().unwrap_or(0);
+                    member.checks.passed += of(CHECKS_PASSED);
+                    member.checks.failed += of(CHECKS_FAILED);
+                    member.checks.inconclusive += of(CHECKS_INCONCLUSIVE);
                 }
             }
         }
@@ -107,6 +115,10 @@ impl World {
 }
 
 const GATEWAY: &[&str] = &["gateway"];
+
+const CHECKS_PASSED: &str = "checks passed";
+const CHECKS_FAILED: &str = "checks failed";
+const CHECKS_INCONCLUSIVE: &str = "checks inconclusive";
 
 fn lines_lost(log: &str, reason: &str) -> String {
     format!("lines of {log} lost: {reason}")

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::compile::LastCheck;
 use super::*;
+use crate::log::Ration;
 
 /// What is done about the backends.
 pub(super) struct Watch {
@@ -22,6 +23,8 @@ pub(super) struct Watch {
     probes: Vec<Option<Probe>>,
     /// Bounds the checks that run at once.
     permits: Arc<Semaphore>,
+    /// Of lines on checks that this host could not make.
+    shortages: Ration,
 }
 
 impl Watch {
@@ -35,6 +38,7 @@ impl Watch {
             prober,
             probes: Vec::new(),
             permits: Arc::new(Semaphore::new(CHECKS_AT_ONCE)),
+            shortages: Ration::new(1),
         }
     }
 
@@ -175,12 +179,25 @@ impl Control {
         let checks = &mut member.checks;
         let event = match result {
             Ok(()) => {
-                checks.0 += 1;
+                checks.passed += 1;
                 Event::CheckPassed
             }
-            Err(cause) => {
-                checks.1 += 1;
+            Err(NotPassed::Failed(cause)) => {
+                checks.failed += 1;
                 Event::CheckFailed(cause)
+            }
+            Err(NotPassed::Inconclusive(cause)) => {
+                checks.inconclusive += 1;
+                if let Some(withheld) = self.watch.shortages.take(ended) {
+                    tracing::warn!(
+                        pool = %member.backend.pool,
+                        backend = %member.backend.name,
+                        %cause,
+                        withheld = (withheld > 0).then_some(withheld),
+                        "this host could not make a health check: it says nothing, and is made again"
+                    );
+                }
+                Event::CheckInconclusive(cause)
             }
         };
         self.tell(pool, index, event);

@@ -99,6 +99,31 @@ fn checks_are_fast_while_a_verdict_is_pending() {
 }
 
 #[test]
+fn a_check_that_came_to_nothing_counts_neither_way_and_is_made_again_soon() {
+    let nothing = || Event::CheckInconclusive("too many open files".into());
+    let mut ward = ward(1, &settings(Some(CHECKS), None, Duration::ZERO));
+    assert_eq!(ward.handle(0, nothing(), at(0)), None);
+    assert!(!ward.is_settled(), "the first verdict is still to come");
+    assert_eq!(ward.members()[0].reason(), "first check pending: too many open files");
+    assert_eq!(ward.handle(0, Event::CheckPassed, at(0)).unwrap().reason, "first check passed");
+
+    for _ in 0..9 {
+        assert_eq!(ward.handle(0, nothing(), at(1)), None);
+    }
+    assert_eq!(ward.members()[0].check_interval(), Some(CHECKS.fast_interval));
+    assert_eq!(ward.members()[0].reason(), "first check passed");
+    // A row goes on as if it had not been.
+    for event in [failed(), nothing(), failed(), nothing()] {
+        assert_eq!(ward.handle(0, event, at(2)), None);
+    }
+    assert_eq!(ward.handle(0, failed(), at(3)).unwrap().to, State::Down);
+    for event in [Event::CheckPassed, nothing()] {
+        assert_eq!(ward.handle(0, event, at(4)), None);
+    }
+    assert_eq!(ward.handle(0, Event::CheckPassed, at(5)).unwrap().to, State::Up);
+}
+
+#[test]
 fn live_failures_eject_and_the_time_doubles() {
     let mut ward = ward(2, &settings(None, Some(PASSIVE), Duration::ZERO));
     assert_eq!(ward.handle(0, connect_failed(), at(0)), None);
@@ -350,6 +375,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         4 => Just(Event::CheckPassed),
         4 => Just(failed()),
         4 => Just(connect_failed()),
+        2 => Just(Event::CheckInconclusive("no ports".into())),
         1 => Just(Event::Resolved),
         1 => Just(Event::Unresolved("gone".into())),
         1 => Just(Event::Admin(Admin::Enabled)),

@@ -58,6 +58,9 @@ pub enum Event {
     CheckPassed,
     /// An active check failed, for this cause.
     CheckFailed(String),
+    /// An active check came to nothing, for a cause that lies with this host: it neither passed nor
+    /// failed, and is to be made again.
+    CheckInconclusive(String),
     /// A connection of a client could not be made, for this cause.
     ConnectFailed(String),
     /// The name has an address.
@@ -152,7 +155,7 @@ pub struct Vitals {
     /// Checks in a row that passed since it was ejected. Counted apart: an ejected backend can come
     /// back early or go down, and either takes checks in a row of its own kind.
     recovering: u32,
-    /// Live traffic failed since the last check.
+    /// Live traffic failed since the last check, or that one came to nothing.
     suspect: bool,
     /// Failures of live traffic, the oldest first; at most `max_fails`.
     failures: VecDeque<Instant>,
@@ -255,6 +258,13 @@ impl Vitals {
         match event {
             Event::CheckPassed => self.checked(None, now),
             Event::CheckFailed(cause) => self.checked(Some(cause), now),
+            Event::CheckInconclusive(cause) if self.settings.checks.is_some() => {
+                self.suspect = true;
+                if self.verdict == Verdict::Unknown {
+                    self.reasons.latest = format!("{FIRST_CHECK_PENDING}: {cause}");
+                }
+            }
+            Event::CheckInconclusive(_) => {}
             Event::ConnectFailed(cause) => self.failed(cause, ejectable, now),
             Event::Resolved if self.name == Name::Resolved => {}
             Event::Resolved => {
@@ -305,7 +315,7 @@ impl Vitals {
             }
             (Verdict::Up, None) => {
                 self.contrary = 0;
-                if self.reasons.latest == FIRST_CHECK_PENDING {
+                if self.reasons.latest.starts_with(FIRST_CHECK_PENDING) {
                     self.reasons.latest = "first check passed".to_owned();
                 }
                 self.recover(checks.rise, now);

@@ -269,7 +269,7 @@ fn check(backend: &Backend) -> String {
     match &backend.check {
         None => "-".to_owned(),
         Some(check) if check.result == "ok" => millis(Some(check.seconds)),
-        Some(_) => "failed".to_owned(),
+        Some(check) => check.result.clone(),
     }
 }
 
