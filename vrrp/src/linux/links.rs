@@ -17,11 +17,14 @@ use std::os::fd::AsFd;
 
 use super::netlink::{Found, GROUPS, Monitor, Netlink};
 use super::thread::{Queue, Wake};
-use super::vmac::{Made, Wanted};
+use super::vmac::{Made, Needs};
 use crate::settings::{Address, Settings};
 
 /// Changes that come together are looked at together.
 const COALESCE: Duration = Duration::from_millis(2);
+
+/// Milliseconds until it is looked whether shared addresses have gone.
+const WAITING: u8 = 50;
 
 /// An interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,14 +66,21 @@ impl Interface {
             IpAddr::V6(peer) => !peer.is_unicast_link_local(),
         });
         let fits = |found: &&Found| match (found.address.ip, settings.family().group()) {
-            (IpAddr::V4(_), IpAddr::V4(_)) => !found.secondary,
+            (IpAddr::V4(_), IpAddr::V4(_)) => true,
             (IpAddr::V6(ip), IpAddr::V6(_)) => ip.is_unicast_link_local() != global,
             _ => false,
         };
         let shared =
             |found: &Found| settings.addresses.iter().any(|shared| shared.ip == found.address.ip);
-        let mut usable =
-            self.addresses.iter().filter(|found| found.usable && !found.is_ours()).filter(fits);
+        let mut usable: Vec<_> = self
+            .addresses
+            .iter()
+            .filter(|found| found.usable && !found.is_ours())
+            .filter(fits)
+            .collect();
+        // An address that came back after a shared one of its subnet is secondary to that.
+        usable.sort_by_key(|found| found.secondary);
+        let mut usable = usable.into_iter();
         let own = usable.clone().find(|found| !shared(found));
         let own = own.or_else(|| settings.priority.is_owner().then(|| usable.next()).flatten());
         own.map(|found| found.address.ip)
@@ -134,9 +144,9 @@ pub struct Watch {
     pub monitor: Monitor,
     /// Where the picture goes.
     pub driver: Arc<Queue<Interfaces>>,
-    /// Virtual MACs that are to be there.
-    pub wanted: Arc<Mutex<Vec<Wanted>>>,
-    /// Those that are.
+    /// What virtual routers need of the system.
+    pub needs: Arc<Mutex<Needs>>,
+    /// What was made and changed for that.
     pub made: Arc<Mutex<Made>>,
     /// Whether it is this process that makes them, and takes them away at the end: another may have
     /// them still, or again.
@@ -145,6 +155,8 @@ pub struct Watch {
     pub wake: Arc<Wake>,
     /// Whether it is to end.
     pub stop: Arc<AtomicBool>,
+    /// Something is to be put back when addresses have gone.
+    pub waits: bool,
 }
 
 impl Watch {
@@ -158,11 +170,12 @@ impl Watch {
             monitor: Monitor::open(&GROUPS)?,
             netlink: Netlink::open()?,
             driver,
-            wanted: Arc::new(Mutex::new(Vec::new())),
+            needs: Arc::default(),
             made: Arc::default(),
             in_charge: Arc::new(AtomicBool::new(true)),
             wake: Arc::new(Wake::new()?),
             stop: Arc::new(AtomicBool::new(false)),
+            waits: false,
         })
     }
 
@@ -201,19 +214,20 @@ impl Watch {
         }
     }
 
-    /// All interfaces, with the virtual MACs that are wanted.
+    /// All interfaces, with the virtual MACs that are wanted, and values as they are needed.
     ///
     /// # Errors
     ///
     /// If netlink cannot be spoken.
     pub fn look(&mut self) -> io::Result<Vec<Interface>> {
-        let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let needs = self.needs.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let found = interfaces(&mut self.netlink)?;
         if !self.in_charge.load(Ordering::Acquire) {
             return Ok(found);
         }
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if made.provide(&mut self.netlink, &found, &wanted) {
+        self.waits = made.tune(&mut self.netlink, &found, &needs);
+        if made.provide(&mut self.netlink, &found, &needs.virtual_macs) {
             drop(made);
             return interfaces(&mut self.netlink);
         }
@@ -226,7 +240,8 @@ impl Watch {
             PollFd::new(self.monitor.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
         ];
-        if let Err(error) = poll(&mut fds, PollTimeout::NONE) {
+        let timeout = if self.waits { PollTimeout::from(WAITING) } else { PollTimeout::NONE };
+        if let Err(error) = poll(&mut fds, timeout) {
             tracing::debug!(%error, "poll for links was interrupted");
             return false;
         }
@@ -234,7 +249,7 @@ impl Watch {
         if rung {
             self.wake.quiet();
         }
-        self.is_news() || rung
+        self.is_news() || rung || self.waits
     }
 
     /// Reads what the monitor has.

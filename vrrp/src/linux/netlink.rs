@@ -9,13 +9,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload,
+    DefaultNla, NLA_F_NESTED, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST,
+    NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol, CacheInfo,
 };
-use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::link::{AfSpecInet, AfSpecUnspec, LinkAttribute, LinkMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -308,6 +308,21 @@ impl Request {
         message.attributes.push(AddressAttribute::Flags(flags));
         message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(MARK)));
         Self::new(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
+    }
+
+    /// Sets a value of `net.ipv4.conf` for one interface, as the file below `/proc/sys` does, which
+    /// may be read-only in a container. `number`: `IPV4_DEVCONF_…` of `linux/ip.h`.
+    pub fn set_ipv4(index: u32, number: u16, value: u32) -> Self {
+        /// `IFLA_INET_CONF`, with attributes in it.
+        const CONF: u16 = 1 | NLA_F_NESTED;
+        let mut one = Vec::from(8_u16.to_ne_bytes());
+        one.extend(number.to_ne_bytes());
+        one.extend(value.to_ne_bytes());
+        let conf = AfSpecInet::Other(DefaultNla::new(CONF, one));
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![conf])]));
+        Self::new(RouteNetlinkMessage::SetLink(link), 0)
     }
 
     /// Deletes an address.

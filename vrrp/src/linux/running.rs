@@ -16,7 +16,7 @@ use super::links::{Interface, Watch};
 use super::notify::{self, Programs};
 use super::report::Report;
 use super::thread::{self, CAP_NET_ADMIN, CAP_NET_RAW, Queue, Wake};
-use super::vmac::{Made, Wanted};
+use super::vmac::{Made, Needs};
 use super::{Error, Options, Role, leftovers, sys};
 use crate::settings::{self, Settings};
 
@@ -40,7 +40,7 @@ pub struct Threads {
     commands: Arc<Queue<Command>>,
     orders: Arc<Queue<Order>>,
     outbox: Arc<Outbox>,
-    wanted: Arc<Mutex<Vec<Wanted>>>,
+    needs: Arc<Mutex<Needs>>,
     watch_wake: Arc<Wake>,
     watch_stop: Arc<AtomicBool>,
     /// See [`Watch::made`] and [`Watch::in_charge`].
@@ -75,7 +75,7 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
 impl Threads {
     /// See [`super::start`]; if it `waits`, [`super::succeed`].
     pub fn start(settings: Vec<Settings>, options: Options, waits: bool) -> Result<Self, Error> {
-        let wanted = wanted(&settings)?;
+        let needs = needs(&settings)?;
         for (bit, capability, purpose) in [
             (CAP_NET_ADMIN, "CAP_NET_ADMIN", "change addresses"),
             (CAP_NET_RAW, "CAP_NET_RAW", "send and receive adverts"),
@@ -90,7 +90,7 @@ impl Threads {
         let open = system("open what threads speak by");
         let links = Arc::new(Queue::new(LIMIT).map_err(&open)?);
         let mut watch = Watch::new(Arc::clone(&links)).map_err(system("watch interfaces"))?;
-        *watch.wanted.lock().unwrap_or_else(PoisonError::into_inner) = wanted;
+        *lock(&watch.needs) = needs;
         watch.in_charge.store(!waits, Ordering::Release);
         let interfaces = Arc::new(watch.look().map_err(system("look at interfaces"))?);
         warn_of_foreign(&settings, &interfaces);
@@ -115,7 +115,7 @@ impl Threads {
             commands: Arc::clone(&shared.commands),
             orders: Arc::clone(&shared.orders),
             outbox: Arc::clone(&shared.outbox),
-            wanted: Arc::clone(&watch.wanted),
+            needs: Arc::clone(&watch.needs),
             watch_wake: Arc::clone(&watch.wake),
             watch_stop: Arc::clone(&watch.stop),
             made: Arc::clone(&watch.made),
@@ -187,7 +187,7 @@ impl Threads {
         let Legacy { routers, virtual_macs, system } = legacy.unwrap_or_default();
         // First what others wait for.
         self.ask(|reply| Command::Adopt(routers, reply)).ok_or(Error::Unresponsive)?;
-        *lock(&self.made) = Made { names: virtual_macs, before: system };
+        *lock(&self.made) = Made { names: virtual_macs, before: system, failed: Vec::new() };
         self.in_charge.store(true, Ordering::Release);
         self.watch_wake.ring();
         Ok(())
@@ -196,7 +196,7 @@ impl Threads {
     /// See [`super::Vrrp::let_go`].
     pub fn let_go(&self, wanted: Vec<String>) -> Result<Legacy, Error> {
         self.in_charge.store(false, Ordering::Release);
-        let Made { names, before } = lock(&self.made).clone();
+        let Made { names, before, failed: _ } = lock(&self.made).clone();
         let routers = self.ask(|reply| Command::LetGo(wanted, reply));
         match routers {
             Some(routers) => Ok(Legacy { routers, virtual_macs: names, system: before }),
@@ -237,11 +237,11 @@ impl Threads {
 
     /// See [`super::Vrrp::reconfigure`].
     pub fn reconfigure(&self, settings: Vec<Settings>) -> Result<(), Error> {
-        let virtual_macs = wanted(&settings)?;
+        let needs = needs(&settings)?;
         let (reply, answer) = sync_channel(1);
         self.command(Command::Reconfigure(settings, reply))?;
         answer.recv_timeout(LONG_PATIENCE).map_err(|_| Error::Unresponsive)??;
-        *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = virtual_macs;
+        *lock(&self.needs) = needs;
         self.watch_wake.ring();
         Ok(())
     }
@@ -344,18 +344,19 @@ fn warn_of_foreign(settings: &[Settings], interfaces: &[Interface]) {
     }
 }
 
-/// The virtual MACs of settings that can be.
-fn wanted(settings: &[Settings]) -> Result<Vec<Wanted>, Error> {
+/// What settings that can be need of the system.
+fn needs(settings: &[Settings]) -> Result<Needs, Error> {
     settings::check(settings)?;
-    let mut all: Vec<Wanted> = Vec::new();
-    for wanted in settings.iter().filter_map(Wanted::of) {
-        if let Some(other) = all.iter().find(|other| other.name == wanted.name) {
-            let interfaces = [other.below.clone(), wanted.below];
-            return Err(Error::VirtualMac { name: wanted.name, interfaces });
+    let needs = Needs::of(settings);
+    for (index, wanted) in needs.virtual_macs.iter().enumerate() {
+        if let Some(other) =
+            needs.virtual_macs[..index].iter().find(|other| other.name == wanted.name)
+        {
+            let interfaces = [other.below.clone(), wanted.below.clone()];
+            return Err(Error::VirtualMac { name: wanted.name.clone(), interfaces });
         }
-        all.push(wanted);
     }
-    Ok(all)
+    Ok(needs)
 }
 
 fn join(thread: JoinHandle<()>) {

@@ -26,7 +26,7 @@ use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::links::Interface;
-use super::netlink::{MARK, Netlink, Request};
+use super::netlink::{Found, MARK, Netlink, Request};
 use crate::settings::{Address, Settings};
 use crate::types::Family;
 
@@ -66,16 +66,94 @@ impl Wanted {
     }
 }
 
-/// What was changed for virtual MACs, to be undone.
+/// What virtual routers need of the system.
+#[derive(Clone, Debug, Default)]
+pub struct Needs {
+    /// Virtual MACs.
+    pub virtual_macs: Vec<Wanted>,
+    /// Interfaces that get shared IPv4 addresses besides those that they have.
+    pub shared: Vec<String>,
+}
+
+impl Needs {
+    /// Those for these settings.
+    pub fn of(settings: &[Settings]) -> Self {
+        let plain = settings.iter().filter(|it| !it.virtual_mac && it.family() == Family::V4);
+        let mut shared: Vec<_> = plain.map(|settings| settings.interface.clone()).collect();
+        shared.sort_unstable();
+        shared.dedup();
+        Self { virtual_macs: settings.iter().filter_map(Wanted::of).collect(), shared }
+    }
+
+    /// Values of the system below `/proc/sys/net`, by file.
+    fn values(&self) -> Vec<(String, &'static str)> {
+        let mut values = Vec::new();
+        for Wanted { below, .. } in &self.virtual_macs {
+            values.push((format!("ipv4/conf/{below}/arp_ignore"), "1"));
+            values.push((format!("ipv4/conf/{below}/arp_announce"), "2"));
+        }
+        let promoted = |name| (format!("ipv4/conf/{name}/promote_secondaries"), "1");
+        values.extend(self.shared.iter().map(promoted));
+        values
+    }
+}
+
+/// What was changed for virtual routers, to be undone.
 #[derive(Clone, Debug, Default)]
 pub struct Made {
     /// Names of the interfaces.
     pub names: Vec<String>,
     /// Values of the system before, by file.
     pub before: Vec<(String, String)>,
+    /// Files that could not be written, which has been told.
+    pub failed: Vec<String>,
 }
 
 impl Made {
+    /// Has the system's values be what virtual routers need, and puts those back that none needs
+    /// any more. Says whether something has yet to be put back.
+    ///
+    /// With a primary address the kernel deletes all secondary ones of its subnet, unless
+    /// `promote_secondaries` is set. A shared address becomes the primary one where it was there
+    /// first, as when the host's own is taken away and added again, or where the host had none of
+    /// the subnet: whatever others added since would go with it, whoever deletes it, be it the
+    /// kernel at the end of its lifetime. So the value stays as long as there is a shared address.
+    pub fn tune(&mut self, netlink: &mut Netlink, interfaces: &[Interface], needs: &Needs) -> bool {
+        let mut values = needs.values();
+        let mut waits = false;
+        for (name, _) in &self.before {
+            let interface = interfaces.iter().find(|one| promotes(name) == Some(&one.name));
+            let has_ours = |one: &Interface| one.addresses.iter().any(Found::is_ours);
+            if interface.is_some_and(has_ours) && !values.iter().any(|(other, _)| other == name) {
+                values.push((name.clone(), "1"));
+                waits = true;
+            }
+        }
+        let is_needed = |name: &str| values.iter().any(|(needed, _)| needed == name);
+        let (stay, over) =
+            std::mem::take(&mut self.before).into_iter().partition(|(name, _)| is_needed(name));
+        self.before = stay;
+        put_back(netlink, interfaces, over);
+        for (name, value) in values {
+            let there = name.split('/').nth(2);
+            if !interfaces.iter().any(|one| Some(one.name.as_str()) == there) {
+                continue;
+            }
+            let outcome = self.change(netlink, interfaces, &name, value);
+            let news = match outcome {
+                Ok(()) => {
+                    self.failed.retain(|failed| *failed != name);
+                    continue;
+                }
+                Err(_) if self.failed.contains(&name) => continue,
+                Err(error) => error,
+            };
+            tracing::warn!(error = %news, name, value, "cannot be set");
+            self.failed.push(name);
+        }
+        waits
+    }
+
     /// Makes what is wanted, where the interface below is there, and deletes what is not wanted
     /// any more. Says whether anything changed.
     pub fn provide(
@@ -150,8 +228,8 @@ impl Made {
         set(&format!("ipv4/conf/{name}/arp_ignore"), "1")?;
         set(&format!("ipv4/conf/{name}/accept_local"), "1")?;
         set(&format!("ipv4/conf/{name}/rp_filter"), "2")?;
-        self.change(&format!("ipv4/conf/{}/arp_ignore", wanted.below), "1")?;
-        self.change(&format!("ipv4/conf/{}/arp_announce", wanted.below), "2")?;
+        // One address of several of a subnet goes, the others stay.
+        set(&format!("ipv4/conf/{name}/promote_secondaries"), "1")?;
         let mut link = LinkMessage::default();
         link.attributes.push(LinkAttribute::IfName(wanted.name.clone()));
         link.header.flags = LinkFlags::Up;
@@ -161,12 +239,22 @@ impl Made {
     }
 
     /// Sets a value of the system that is not ours, and remembers the one before.
-    fn change(&mut self, name: &str, value: &str) -> io::Result<()> {
-        let before = fs::read_to_string(format!("/proc/sys/net/{name}"))?;
-        if before.trim() != value && !self.before.iter().any(|(known, _)| known == name) {
+    fn change(
+        &mut self,
+        netlink: &mut Netlink,
+        interfaces: &[Interface],
+        name: &str,
+        value: &str,
+    ) -> io::Result<()> {
+        let before = fs::read_to_string(path(name))?;
+        if before.trim() == value {
+            return Ok(());
+        }
+        set_anyhow(netlink, interfaces, name, value)?;
+        if !self.before.iter().any(|(known, _)| known == name) {
             self.before.push((name.to_owned(), before.trim().to_owned()));
         }
-        set(name, value)
+        Ok(())
     }
 
     /// Takes it all away.
@@ -178,16 +266,51 @@ impl Made {
         for link in links.iter().filter(|link| self.names.contains(&link.name)) {
             delete(netlink, link.index);
         }
-        for (name, value) in self.before {
-            if let Err(error) = set(&name, &value) {
-                tracing::warn!(%error, name, "cannot be set to what it was");
-            }
+        put_back(netlink, &links, self.before);
+    }
+}
+
+/// The interface that a file is of, if it is about promotion.
+fn promotes(name: &str) -> Option<&str> {
+    name.strip_prefix("ipv4/conf/")?.strip_suffix("/promote_secondaries")
+}
+
+fn put_back(netlink: &mut Netlink, interfaces: &[Interface], before: Vec<(String, String)>) {
+    for (name, value) in before {
+        if let Err(error) = set_anyhow(netlink, interfaces, &name, &value) {
+            tracing::warn!(%error, name, "cannot be set to what it was");
         }
     }
 }
 
+fn path(name: &str) -> String {
+    format!("/proc/sys/net/{name}")
+}
+
 fn set(name: &str, value: &str) -> io::Result<()> {
-    fs::write(format!("/proc/sys/net/{name}"), value)
+    fs::write(path(name), value)
+}
+
+/// Sets a value by its file or, where that is read-only, by netlink.
+fn set_anyhow(
+    netlink: &mut Netlink,
+    interfaces: &[Interface],
+    name: &str,
+    value: &str,
+) -> io::Result<()> {
+    /// By number in `linux/ip.h`.
+    const KNOWN: [(&str, u16); 3] =
+        [("arp_announce", 18), ("arp_ignore", 19), ("promote_secondaries", 20)];
+    let Err(error) = set(name, value) else { return Ok(()) };
+    let Some((of, what)) = name.strip_prefix("ipv4/conf/").and_then(|it| it.split_once('/')) else {
+        return Err(error);
+    };
+    let interface = interfaces.iter().find(|one| one.name == of);
+    let number = KNOWN.iter().find(|(known, _)| *known == what);
+    let (Some(interface), Some((_, number)), Ok(value)) = (interface, number, value.parse()) else {
+        return Err(error);
+    };
+    netlink.apply([Request::set_ipv4(interface.index, *number, value)])?.into_iter().collect()
 }
 
 fn delete(netlink: &mut Netlink, index: u32) {

@@ -157,3 +157,67 @@ fn it_follows_its_interfaces() {
     let (_, frame) = capture.next(|frame| is_advert(frame, 200));
     assert_eq!(advert(&frame).unwrap()[1], 51);
 }
+
+/// Addresses of others on one, whatever the shared address becomes.
+fn keeps(lab: &Lab, others: &[&str]) {
+    for other in others {
+        eventually("the host's own address", || lab.one.has(other));
+    }
+}
+
+#[test]
+fn addresses_of_others_outlive_a_shared_one_of_their_subnet() {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+
+    // Where the host has none of the subnet, and where its own is added again behind it.
+    const OTHERS: [&str; 2] = ["10.0.0.1", "10.7.0.1"];
+    for end in ["stop", "kill", "kill all"] {
+        let lab = Lab::new();
+        let setting = "/proc/sys/net/ipv4/conf/eth0/promote_secondaries";
+        let promotes = || lab.one.run(|| std::fs::read_to_string(setting).unwrap());
+        lab.one.run(|| std::fs::write(setting, "0").unwrap());
+        let one = lab.one.router("eth0 51 200 100ms 10.0.0.100/24 10.7.0.100/24");
+        eventually("the addresses", || lab.one.has(VIP) && lab.one.has("10.7.0.100"));
+        lab.one.ip("addr add 10.7.0.1/24 dev eth0");
+        for _ in 0..3 {
+            lab.one.ip("addr del 10.0.0.1/24 dev eth0");
+            lab.one.ip("addr add 10.0.0.1/24 dev eth0");
+        }
+        one.wait_for("transition backup master");
+        eventually("the addresses", || lab.one.has(VIP) && lab.one.has("10.7.0.100"));
+        keeps(&lab, &OTHERS);
+        match end {
+            "stop" => {
+                one.stop();
+                assert_eq!(promotes(), "0\n");
+            }
+            "kill" => one.signal(Signal::SIGKILL),
+            _ => {
+                let guard = one.guard().unwrap();
+                kill(Pid::from_raw(guard), Signal::SIGKILL).unwrap();
+                one.signal(Signal::SIGKILL);
+            }
+        }
+        eventually("no shared address", || !lab.one.has(VIP) && !lab.one.has("10.7.0.100"));
+        for other in OTHERS {
+            assert!(lab.one.has(other), "{end}: {other} went with the shared address");
+        }
+    }
+}
+
+#[test]
+fn one_of_several_shared_addresses_goes_alone() {
+    let lab = Lab::new();
+    lab.one.run(|| {
+        std::fs::write("/proc/sys/net/ipv4/conf/eth0/promote_secondaries", "0").unwrap();
+    });
+    let mut one = lab.one.router("eth0 51 200 100ms 10.7.0.100/24 10.7.0.101/24");
+    eventually("the addresses", || lab.one.has("10.7.0.100") && lab.one.has("10.7.0.101"));
+    one.say("addresses 10.7.0.101/24");
+    one.wait_for("reconfigured");
+    eventually("one address", || !lab.one.has("10.7.0.100"));
+    assert!(lab.one.has("10.7.0.101"));
+    assert_eq!(one.count("restored"), 0);
+    one.stop();
+}
