@@ -167,6 +167,7 @@ pub(super) const VRRP: Vocabulary = Vocabulary {
         "preempt",
         "preempt_delay",
         "unicast_peers",
+        "source",
         "checksum",
         "virtual_mac",
         "garp_repeat",

@@ -138,6 +138,19 @@ fn what_a_host_lacks_is_found_before_it_is_needed() {
     assert_eq!(code, Some(OS_ERROR), "{text}");
     assert!(text.contains("vrrp public: interface eth9: there is no such interface"), "{text}");
 
+    // Peers take adverts from one address, and from no other that the interface may have.
+    let elsewhere = Namespace::new("elsewhere");
+    elsewhere.ip("link add eth0 type bridge");
+    elsewhere.ip("link set eth0 up");
+    elsewhere.ip("addr add 10.7.0.77/24 dev eth0");
+    for lines in ["unicast_peers = [\"node\"]", "source = \"10.7.0.11\""] {
+        let (code, text) = preflight(&Written::new(lines), &elsewhere.enter());
+        assert_eq!(code, Some(OS_ERROR), "{text}");
+        assert!(text.contains("interface eth0 has no address 10.7.0.11"), "{text}");
+        let (code, text) = preflight(&Written::new(lines), &enter);
+        assert_eq!(code, Some(0), "{text}");
+    }
+
     let bare = Namespace::new("bare");
     bare.ip("link add eth0 type bridge");
     let (_, text) = preflight(&Written::new(""), &bare.enter());
@@ -161,6 +174,27 @@ fn what_a_host_lacks_is_found_before_it_is_needed() {
     let (code, text) = told(&Written::new("").with(&poor, "run", &[]));
     assert_eq!(code, Some(NOT_PERMITTED), "{text}");
     assert!(text.contains("CAP_NET_"), "{text}");
+}
+
+#[test]
+fn adverts_to_nodes_come_from_the_address_of_the_node() {
+    let lan = Lan::new();
+    let server = lan.server("a", 7000);
+    // Other addresses are there before those that the nodes are known by.
+    for (gateway, own) in lan.gateways.iter().zip(GATEWAYS) {
+        gateway.ip(&format!("addr del {own}/24 dev eth0"));
+        let other = own.octets()[3] + 50;
+        gateway.ip(&format!("addr add 10.7.0.{other}/24 dev eth0"));
+        gateway.ip(&format!("addr add {own}/24 dev eth0"));
+    }
+    let config = config().backend(&server, "").to_string() + &pair("unicast_peers = [\"node\"]");
+    let [first, second] = lan.pair(config);
+    eventually("they hear each other", || {
+        crate::harness::lan::public(&second)["master"] == GATEWAYS[0].to_string()
+    });
+    await_vrrp(&first, "master");
+    await_vrrp(&second, "backup");
+    assert!(!lan.has(1, FLOATING));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! router INTERFACE VRID PRIORITY INTERVAL ADDRESS/PREFIX... [option...]
 //!
 //! INTERVAL    10ms to 40950ms for version 3; 1s to 255s for version 2
-//! option      v2 | nopreempt | delay=MILLIS | peer=IP | mac | rfc9568 | pseudo |
+//! option      v2 | nopreempt | delay=MILLIS | peer=IP | source=IP | mac | rfc9568 | pseudo |
 //!             track=INTERFACE | notify=PROGRAM | repeat=N | refresh=MILLIS | noguard
 //! ```
 //!
@@ -71,6 +71,7 @@ pub fn settings(arguments: &[String]) -> Option<(Settings, bool)> {
         preempt: true,
         preempt_delay: Duration::ZERO,
         unicast_peers: Vec::new(),
+        source: None,
         checksum: ChecksumPolicy::Auto,
         sync_group: None,
         virtual_mac: false,
@@ -86,6 +87,7 @@ pub fn settings(arguments: &[String]) -> Option<(Settings, bool)> {
                 settings.preempt_delay = Duration::from_millis(millis.parse().ok()?);
             }
             Some(("peer", peer)) => settings.unicast_peers.push(peer.parse().ok()?),
+            Some(("source", source)) => settings.source = Some(source.parse().ok()?),
             Some(("track", name)) => settings.track_interfaces.push(name.to_owned()),
             Some(("notify", program)) => settings.notify = Some(program.to_owned()),
             Some(("repeat", times)) => settings.garp_repeat = times.parse().ok()?,

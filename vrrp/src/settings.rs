@@ -64,6 +64,9 @@ pub struct Settings {
     pub preempt_delay: Duration,
     /// The other routers, where multicast does not reach them; none = multicast.
     pub unicast_peers: Vec<IpAddr>,
+    /// Where adverts come from: nowhere else, as peers expect it; `None` = the shell chooses one
+    /// that the interface has.
+    pub source: Option<IpAddr>,
     /// The checksum that is sent.
     pub checksum: ChecksumPolicy,
     /// Virtual routers with the same group are master together or not at all.
@@ -134,6 +137,8 @@ pub enum Error {
     Prefix(String, Address),
     /// This one has priority 0, which only releases.
     Priority(String),
+    /// This one sends from an address of another family, or none that a host has.
+    Source(String, IpAddr),
     /// This one has a peer twice, or one that is no host's address.
     Peer(String, IpAddr),
 }
@@ -158,6 +163,9 @@ impl fmt::Display for Error {
             }
             Self::Prefix(name, address) => write!(f, "'{name}': no prefix: {address}"),
             Self::Priority(name) => write!(f, "'{name}' has priority 0, not 1 to 255"),
+            Self::Source(name, source) => {
+                write!(f, "'{name}': adverts cannot come from {source}")
+            }
             Self::Peer(name, peer) => {
                 write!(f, "'{name}': the peer {peer} is there twice, or is no host")
             }
@@ -216,6 +224,11 @@ fn check_one(settings: &Settings) -> Result<(), Error> {
             return Err(Error::DuplicateAddress(name(), address.ip));
         }
     }
+    if let Some(source) = settings.source
+        && (Family::of(source) != family || source.is_multicast() || source.is_unspecified())
+    {
+        return Err(Error::Source(name(), source));
+    }
     for (index, peer) in settings.unicast_peers.iter().enumerate() {
         if Family::of(*peer) != family {
             return Err(Error::MixedFamilies(name()));
@@ -247,6 +260,7 @@ pub(crate) mod tests {
             preempt: true,
             preempt_delay: Duration::ZERO,
             unicast_peers: Vec::new(),
+            source: None,
             checksum: ChecksumPolicy::Auto,
             sync_group: None,
             virtual_mac: false,
@@ -284,6 +298,11 @@ pub(crate) mod tests {
         assert_eq!(peer, Some(Error::Peer(name(), ip("224.0.0.18"))));
         let mixed = with(|it| it.unicast_peers.push("fe80::1".parse().unwrap()));
         assert_eq!(mixed, Some(Error::MixedFamilies(name())));
+        for source in ["fe80::1", "224.0.0.18", "0.0.0.0"].map(ip) {
+            let mut changed = one.clone();
+            changed.source = Some(source);
+            assert_eq!(check(&[changed]), Err(Error::Source(name(), source)));
+        }
         let mixed = settings("one", 1, &["10.0.0.1", "fe80::1"]);
         assert_eq!(check(&[mixed]), Err(Error::MixedFamilies(name())));
         let mut six = settings("one", 1, &["fe80::1"]);

@@ -48,6 +48,8 @@ pub struct Vrrp {
     pub preempt_delay: Duration,
     /// Whom adverts are sent to; empty = multicast.
     pub unicast_peers: Vec<Peer>,
+    /// Where adverts come from, of the family of the addresses; `None` = see [`Vrrp::source`].
+    pub source: Option<IpAddr>,
     /// How adverts of version 3 over IPv4 are checked; `Auto` for others.
     pub checksum: Checksum,
     /// Have the addresses at a MAC address of their own.
@@ -144,6 +146,27 @@ impl Vrrp {
         const DEFAULT: u8 = 100;
         let of_node = node.map(|node| node.priority);
         self.priority.or(of_node).map_or(DEFAULT, NonZeroU8::get)
+    }
+
+    /// Where `node`, an address of the host `has`, sends adverts from: its peers take them from no
+    /// other address. `None` = any that the interface has.
+    pub fn source(&self, node: Option<&Node>, has: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
+        let of_node = node.and_then(|node| node.address);
+        let of_node = of_node.filter(|own| own.is_ipv6() == self.is_ipv6());
+        let listed = self.unicast_peers.iter().find_map(|peer| match peer {
+            Peer::Nodes => of_node,
+            Peer::Address(address) => (of_node == Some(*address)).then_some(*address),
+        });
+        // A list of all gateways, by which this one is known to the others as well.
+        let by_list = || {
+            self.unicast_peers.iter().find_map(|peer| match peer {
+                Peer::Address(address) if has(*address) => Some(*address),
+                Peer::Address(_) | Peer::Nodes => None,
+            })
+        };
+        // Nobody has said that it is on that interface, or on any.
+        let likely = || of_node.filter(|own| !self.unicast_peers.is_empty() && has(*own));
+        self.source.or(listed).or_else(by_list).or_else(likely)
     }
 
     /// Whom `node`, one of `nodes`, sends adverts to: never itself. Empty = multicast.

@@ -55,6 +55,7 @@ fn defaults() {
         preempt: true,
         preempt_delay: Duration::ZERO,
         unicast_peers: Vec::new(),
+        source: None,
         checksum: Checksum::Auto,
         virtual_mac: false,
         garp_repeat: 5,
@@ -104,6 +105,18 @@ fn what_depends_on_the_node() {
     // A list of all gateways means all others.
     assert_eq!(peers(other, gw1), [ip("10.0.1.11")]);
     assert_eq!(peers(v6, gw1), Vec::<IpAddr>::new());
+    // Peers know a gateway by one address: its own where they are told all nodes, or where it is
+    // listed; that of the node, if the host has it, where it is not.
+    let source = |vrrp: &Vrrp, node, has: bool| vrrp.source(Some(node), |_| has);
+    assert_eq!(source(public, gw1, false), Some(ip("10.0.1.10")));
+    assert_eq!(source(other, gw2, false), Some(ip("10.0.1.11")));
+    assert_eq!(source(v6, gw1, true), None);
+    assert_eq!(other.source(None, |it| it == ip("10.0.1.11")), Some(ip("10.0.1.11")));
+    let mut one = other.clone();
+    one.unicast_peers = vec![Peer::Address(ip("10.0.1.12"))];
+    assert_eq!([true, false].map(|has| source(&one, gw1, has)), [Some(ip("10.0.1.10")), None]);
+    one.source = Some(ip("10.0.1.9"));
+    assert_eq!(source(&one, gw1, false), Some(ip("10.0.1.9")));
     assert_eq!(plan.node("gw2"), Some(gw2));
     assert_eq!(plan.node("gw3"), None);
 }
@@ -140,6 +153,16 @@ fn mistakes_in_an_instance() {
         (
             "priority = 255\npreempt = false",
             "10:11 preempt: the owner (priority 255) always preempts",
+        ),
+        ("source = 'gw1'", "9:10 source: 'gw1' is not an IP address"),
+        ("source = 'fe80::1'", "9:10 source: fe80::1 is not IPv4, unlike 'addresses'"),
+        (
+            "source = '10.0.1.10'\nunicast_peers = 'node'",
+            "9:10 source: adverts to nodes come from the 'address' of each node on line 10",
+        ),
+        (
+            "source = '10.0.1.100'",
+            "9:10 source: 10.0.1.100 is one of 'addresses', which a backup has not on line 8",
         ),
         ("unicast_peers = ['gw2']", "9:18 unicast_peers: 'gw2' is not an IP address"),
         ("unicast_peers = ['nodes']", "9:18 unicast_peers: 'nodes' is not an IP address"),

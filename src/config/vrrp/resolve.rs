@@ -131,6 +131,7 @@ fn instance(
     report_checksum(&typed, family, errors);
     if let Some(is_ipv6) = family {
         report_peers(&typed, is_ipv6, nodes, errors);
+        report_source(&typed, is_ipv6, errors);
     }
     let advert_interval = interval(&typed, errors);
     let track_pools = track_pools(typed.track_pools, pools, errors);
@@ -145,6 +146,7 @@ fn instance(
         preempt: typed.preempt.or(true),
         preempt_delay: typed.preempt_delay,
         unicast_peers: values(typed.unicast_peers),
+        source: typed.source.or(None),
         checksum: typed.checksum.or(Checksum::Auto),
         virtual_mac: typed.virtual_mac,
         garp_repeat: typed.garp_repeat,
@@ -313,6 +315,30 @@ fn report_peers(typed: &Vrrp, is_ipv6: bool, nodes: &Nodes, errors: &mut Finding
     {
         let message = format!("unicast_peers: node {} has no peer but itself", quote(&node.name));
         errors.wrong(*span, message).help("write \"node\" for the addresses of all other nodes");
+    }
+}
+
+/// Adverts come from one address of the host's own, which is the one that peers expect.
+fn report_source(typed: &Vrrp, is_ipv6: bool, errors: &mut Findings) {
+    let Some(Spanned { value: Some(source), span }) = typed.source.as_given() else { return };
+    if source.is_ipv6() != is_ipv6 {
+        let family = if is_ipv6 { "IPv6" } else { "IPv4" };
+        errors.wrong(*span, format!("source: {source} is not {family}, unlike 'addresses'"));
+        return;
+    }
+    let peers = typed.unicast_peers.as_given();
+    let nodes = peers.and_then(|peers| peers.value.iter().find(|peer| peer.value == Peer::Nodes));
+    if let Some(nodes) = nodes {
+        let message = "source: adverts to nodes come from the 'address' of each node";
+        errors.clash(*span, message, nodes.span).help("leave it out");
+    }
+    let is_owner = typed.priority.as_given().is_some_and(|priority| priority.value == OWNER);
+    let shared = typed.addresses.as_given().and_then(|addresses| {
+        addresses.value.iter().find(|shared| shared.value.address == *source)
+    });
+    if let Some(shared) = shared.filter(|_| !is_owner) {
+        let message = format!("source: {source} is one of 'addresses', which a backup has not");
+        errors.clash(*span, message, shared.span);
     }
 }
 

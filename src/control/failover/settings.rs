@@ -75,6 +75,7 @@ fn settings_of(
         preempt: vrrp.preempt,
         preempt_delay: vrrp.preempt_delay,
         unicast_peers,
+        source: vrrp.source(node, |address| host.has(address)),
         checksum: match vrrp.checksum {
             plan::vrrp::Checksum::Auto => ChecksumPolicy::Auto,
             plan::vrrp::Checksum::Rfc9568 => ChecksumPolicy::Rfc9568,

@@ -39,7 +39,7 @@ pub(super) fn inspect(plan: &Plan, node: Option<&Node>, runs: bool, found: &mut 
         }
     }
     for vrrp in &plan.vrrp {
-        inspect_interfaces(vrrp, &interfaces, found);
+        inspect_interfaces(vrrp, node, &interfaces, found);
         if !runs {
             inspect_addresses(vrrp, node, &interfaces, found);
         }
@@ -75,7 +75,12 @@ fn inspect_capabilities(status: &str, found: &mut Findings) {
     }
 }
 
-fn inspect_interfaces(vrrp: &Vrrp, interfaces: &HashMap<String, Interface>, found: &mut Findings) {
+fn inspect_interfaces(
+    vrrp: &Vrrp,
+    node: Option<&Node>,
+    interfaces: &HashMap<String, Interface>,
+    found: &mut Findings,
+) {
     let name = &vrrp.name;
     for wanted in std::iter::once(&vrrp.interface).chain(&vrrp.track_interfaces) {
         let trouble = match interfaces.get(wanted) {
@@ -85,6 +90,19 @@ fn inspect_interfaces(vrrp: &Vrrp, interfaces: &HashMap<String, Interface>, foun
         };
         let message = format!("vrrp {name}: interface {wanted}: {trouble}");
         found.faults.push(Fault { message, not_permitted: false });
+    }
+    let has = |ip: IpAddr| interfaces.values().any(|interface| interface.addresses.contains(&ip));
+    if let Some(source) = vrrp.source(node, has) {
+        let interface = interfaces.get(&vrrp.interface);
+        if interface.is_some_and(|interface| !interface.addresses.contains(&source)) {
+            let message = format!(
+                "vrrp {name}: interface {} has no address {source}, where peers expect adverts \
+                 from",
+                vrrp.interface
+            );
+            found.faults.push(Fault { message, not_permitted: false });
+        }
+        return;
     }
     let own = |address: &IpAddr| {
         let floats = vrrp.addresses.iter().any(|floating| floating.address == *address);

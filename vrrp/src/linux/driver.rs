@@ -24,7 +24,7 @@ use super::thread::{self, Queue};
 use super::vmac::Wanted;
 use super::voice::Voice;
 use super::{Service, sys};
-use crate::instance::Role;
+use crate::instance::{Cause, Role};
 use crate::router::{Change, InstanceId, Obstacle, Router, VirtualRouter};
 use crate::settings::{self, Settings};
 use crate::types::Moment;
@@ -310,7 +310,7 @@ impl Driver {
         self.retry_at = None;
         let Self { router, ears, epoll, interfaces, shared, .. } = self;
         let mut failed = !ears.listen(router, interfaces, epoll, &shared.outbox);
-        let interfaces = Arc::clone(&self.interfaces);
+        let (interfaces, outbox) = (Arc::clone(&self.interfaces), Arc::clone(&self.shared.outbox));
         let find = |name: &str| interfaces.iter().find(|interface| interface.name == name);
         self.for_each(|router, voice, id| {
             let Some(virtual_router) = router.get(id) else { return };
@@ -323,7 +323,9 @@ impl Driver {
             let up = |interface: Option<&Interface>| interface.is_some_and(|one| one.up);
             let usable = up(below) && up(device);
             let tracked = settings.track_interfaces.iter().all(|name| up(find(name)));
-            let source = below.and_then(|below| below.source(&settings));
+            let now_from = virtual_router.source();
+            let source = below.and_then(|below| below.source(&settings, now_from));
+            let had_source = virtual_router.cause() != Cause::NoAddress;
             if let Some(below) = below {
                 router.set_routed_peers(id, below.routed_peers(&settings));
             }
@@ -354,6 +356,12 @@ impl Driver {
             let source = if can_send || !usable { source } else { None };
             router.set_source(id, source, now, &mut act);
             if let Some(virtual_router) = router.get(id) {
+                if had_source && virtual_router.cause() == Cause::NoAddress {
+                    let Settings { name, interface, .. } = &settings;
+                    let lack = report::lack(&settings);
+                    let line = format!("'{name}' cannot send adverts: {interface} has {lack}");
+                    outbox.put_entry(Entry::Warning(line));
+                }
                 voice.tell_keeper(virtual_router);
                 failed |= voice.is_untold(id);
             }

@@ -59,8 +59,9 @@ impl Interface {
     /// The address that adverts of a virtual router come from: the primary one for IPv4, the
     /// link-local one for IPv6 (RFC 9568, sections 5.1.1.1 and 5.1.2.1), but a global one towards
     /// peers that are not on the link. Shared addresses are none, unless it is all their owner
-    /// has.
-    pub fn source(&self, settings: &Settings) -> Option<IpAddr> {
+    /// has. Where one is configured, it is that or none. Peers take adverts from one address alone,
+    /// so towards them it stays the one `now`, whatever others come.
+    pub fn source(&self, settings: &Settings, now: Option<IpAddr>) -> Option<IpAddr> {
         let global = settings.unicast_peers.iter().any(|peer| match peer {
             IpAddr::V4(_) => false,
             IpAddr::V6(peer) => !peer.is_unicast_link_local(),
@@ -78,7 +79,17 @@ impl Interface {
             .filter(|found| found.usable && !found.is_ours())
             .filter(fits)
             .collect();
-        // An address that came back after a shared one of its subnet is secondary to that.
+        if let Some(source) = settings.source {
+            let own = self.addresses.iter().filter(|found| found.usable && !found.is_ours());
+            return own.map(|found| found.address.ip).find(|ip| *ip == source);
+        }
+        if let Some(now) = now.filter(|_| settings.is_unicast())
+            && usable.iter().any(|found| found.address.ip == now && !shared(found))
+        {
+            return Some(now);
+        }
+        // An address that came back after a shared one of its subnet is secondary to that. Temporary
+        // ones of IPv6 are marked in the same way.
         usable.sort_by_key(|found| found.secondary);
         let mut usable = usable.into_iter();
         let own = usable.clone().find(|found| !shared(found));

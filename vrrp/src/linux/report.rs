@@ -5,8 +5,9 @@ use std::time::SystemTime;
 use super::voice::{Voice, state};
 use super::{Counts, Heard, Status};
 use crate::advert::Rejected;
-use crate::instance::Role;
+use crate::instance::{Cause, Role};
 use crate::router::{Router, VirtualRouter};
+use crate::settings::Settings;
 use crate::types::Moment;
 
 /// What is the case.
@@ -46,6 +47,9 @@ fn status(
         let cause = router.cause();
         reasons.push(match trouble {
             Some(trouble) => format!("service: {trouble}"),
+            None if cause == Cause::NoAddress => {
+                format!("{} on {} to send adverts from", lack(settings), settings.interface)
+            }
             None => cause.as_str().replace('_', " "),
         });
     }
@@ -85,6 +89,11 @@ fn status(
             .collect(),
         realtime,
     }
+}
+
+/// What an interface lacks that has no source for adverts.
+pub fn lack(settings: &Settings) -> String {
+    settings.source.map_or_else(|| "no address".to_owned(), |source| format!("no address {source}"))
 }
 
 fn nonzero(counts: impl Iterator<Item = (Rejected, u64)>) -> Vec<(&'static str, u64)> {

@@ -39,6 +39,7 @@ fn settings(name: &str, vrid: u8, address: &str) -> Settings {
         preempt: true,
         preempt_delay: Duration::ZERO,
         unicast_peers: Vec::new(),
+        source: None,
         checksum: ChecksumPolicy::Auto,
         sync_group: None,
         virtual_mac: false,

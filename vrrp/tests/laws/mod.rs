@@ -82,6 +82,7 @@ fn settings(name: &str, vrid: u8, tape: &mut Tape<'_>) -> Settings {
         preempt: how & 8 == 0,
         preempt_delay: Duration::from_millis(if how & 16 == 0 { 0 } else { 50 }),
         unicast_peers: if how & 96 == 96 { vec![ends(false, true).0] } else { Vec::new() },
+        source: None,
         checksum: ChecksumPolicy::Auto,
         sync_group: (how & 128 != 0).then(|| "group".into()),
         virtual_mac: false,

@@ -11,4 +11,5 @@ mod keepalived;
 mod lab;
 mod packets;
 mod process;
+mod sources;
 mod virtual_mac;

@@ -41,6 +41,7 @@ pub fn settings(ipv6: bool, node: usize, nodes: usize, unicast: bool) -> Setting
         preempt: true,
         preempt_delay: Duration::ZERO,
         unicast_peers: peers.map(|peer| address(ipv6, peer)).collect(),
+        source: None,
         checksum: ChecksumPolicy::Auto,
         sync_group: None,
         virtual_mac: false,
