@@ -11,6 +11,7 @@
 //! Only answers to the subnet are led this way; what goes through a gateway is left to the routes
 //! of the host.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -73,16 +74,23 @@ pub struct Needs {
     pub virtual_macs: Vec<Wanted>,
     /// Interfaces that get shared IPv4 addresses besides those that they have.
     pub shared: Vec<String>,
+    /// Interfaces on which adverts come over IPv4.
+    pub heard: Vec<String>,
 }
 
 impl Needs {
     /// Those for these settings.
     pub fn of(settings: &[Settings]) -> Self {
-        let plain = settings.iter().filter(|it| !it.virtual_mac && it.family() == Family::V4);
-        let mut shared: Vec<_> = plain.map(|settings| settings.interface.clone()).collect();
-        shared.sort_unstable();
-        shared.dedup();
-        Self { virtual_macs: settings.iter().filter_map(Wanted::of).collect(), shared }
+        let interfaces = |fits: &dyn Fn(&Settings) -> bool| {
+            let those = settings.iter().filter(|it| it.family() == Family::V4 && fits(it));
+            let those: BTreeSet<_> = those.map(|settings| settings.interface.clone()).collect();
+            those.into_iter().collect()
+        };
+        Self {
+            virtual_macs: settings.iter().filter_map(Wanted::of).collect(),
+            shared: interfaces(&|settings| !settings.virtual_mac),
+            heard: interfaces(&|_| true),
+        }
     }
 
     /// Values of the system below `/proc/sys/net`, by file.
@@ -94,6 +102,10 @@ impl Needs {
         }
         let promoted = |name| (format!("ipv4/conf/{name}/promote_secondaries"), "1");
         values.extend(self.shared.iter().map(promoted));
+        // A master that has the address of another router, as of the owner that comes back, has to
+        // hear it: the kernel would drop what comes from an address that is here as well.
+        let local = |name| (format!("ipv4/conf/{name}/accept_local"), "1");
+        values.extend(self.heard.iter().map(local));
         values
     }
 }
@@ -299,8 +311,12 @@ fn set_anyhow(
     value: &str,
 ) -> io::Result<()> {
     /// By number in `linux/ip.h`.
-    const KNOWN: [(&str, u16); 3] =
-        [("arp_announce", 18), ("arp_ignore", 19), ("promote_secondaries", 20)];
+    const KNOWN: [(&str, u16); 4] = [
+        ("arp_announce", 18),
+        ("arp_ignore", 19),
+        ("promote_secondaries", 20),
+        ("accept_local", 23),
+    ];
     let Err(error) = set(name, value) else { return Ok(()) };
     let Some((of, what)) = name.strip_prefix("ipv4/conf/").and_then(|it| it.split_once('/')) else {
         return Err(error);
