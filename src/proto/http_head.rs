@@ -13,8 +13,13 @@ use std::ops::Range;
 
 use super::name::HostName;
 
-/// Most bytes in which the head has to be complete, the empty line at its end included.
-pub const LIMIT: usize = 8 * 1024;
+/// Most bytes in which the head has to be complete, the empty line at its end included: what nginx
+/// takes (`large_client_header_buffers`), for cookies are many.
+pub const LIMIT: usize = 32 * 1024;
+
+/// Bytes of empty lines before a request that are ignored: one is (RFC 9112 section 2.2), for some
+/// clients end the body before it with one.
+const LEADING: usize = 2;
 
 /// RFC 8555 section 8.3.
 const CHALLENGES: &str = "/.well-known/acme-challenge/";
@@ -199,10 +204,11 @@ impl Reader {
                     self.end_line(line)?;
                     self.line = self.at + 1;
                 }
+                (b'\n', [b'\r']) if self.request.is_none() => self.line = self.at + 1,
                 (b'\n', [b'\r']) => return self.finish(bytes),
                 (b'\n', _) | (_, [.., b'\r']) => return Err(Refusal::BadRequest),
-                // The end of the head, but there must have been a line before it.
-                (b'\r', []) if self.request.is_some() => {}
+                // The end of the head, or an empty line before it.
+                (b'\r', []) if self.request.is_some() || self.line < LEADING => {}
                 // A line that goes on with the one before (RFC 9112 section 5.2).
                 (b'\r' | b' ' | b'\t', []) => return Err(Refusal::BadRequest),
                 (b'\r' | b'\t' | b' '..=b'~' | 0x80.., _) if self.request.is_some() => {}
@@ -219,7 +225,7 @@ impl Reader {
     fn end_line(&mut self, line: &[u8]) -> Result<(), Refusal> {
         if self.request.is_none() {
             let text = str::from_utf8(line).map_err(|_| Refusal::BadRequest)?;
-            self.request = Some(Request::parse(text)?);
+            self.request = Some(Request::parse(text, self.line)?);
             return Ok(());
         }
         // RFC 9112 section 5.1: no space between name and colon.
@@ -265,8 +271,8 @@ impl Reader {
 }
 
 impl Request {
-    /// Reads the first line, which begins the buffer (RFC 9112 section 3).
-    fn parse(line: &str) -> Result<Self, Refusal> {
+    /// Reads the first line (RFC 9112 section 3), which begins at `at` in the buffer.
+    fn parse(line: &str, at: usize) -> Result<Self, Refusal> {
         let mut words = line.split(' ');
         let (Some(method), Some(target), Some(version), None) =
             (words.next(), words.next(), words.next(), words.next())
@@ -292,11 +298,11 @@ impl Request {
             let (host, local) = absolute(target).ok_or(Refusal::BadRequest)?;
             (Some(host), local)
         };
-        let end = method.len() + 1 + target.len();
+        let end = at + method.len() + 1 + target.len();
         let start = end - local.len();
         let path = start + local.find('?').unwrap_or(local.len());
         Ok(Self {
-            method: 0..method.len(),
+            method: at..at + method.len(),
             path: start..path,
             query: path..end,
             host,
@@ -340,6 +346,15 @@ pub fn location(head: &Head<'_>, https_port: u16) -> Option<String> {
     }
     url.extend([slash, head.path, head.query]);
     Some(url)
+}
+
+/// The same request, for a server that is to answer this one and no other: its method, path, query
+/// and host, and that the connection is closed after it. No other field of it is repeated, so that it
+/// has no body, and nothing that two servers could understand differently.
+pub fn alone(head: &Head<'_>) -> Vec<u8> {
+    let Head { method, path, query, host, minor } = head;
+    let host = host.map(|host| format!("Host: {host}\r\n")).unwrap_or_default();
+    format!("{method} {path}{query} HTTP/1.{minor}\r\n{host}Connection: close\r\n\r\n").into_bytes()
 }
 
 /// Whether it asks for something where challenges are (RFC 8555 section 8.3).

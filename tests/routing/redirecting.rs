@@ -243,8 +243,22 @@ fn one_request_has_one_answer() {
 }
 
 #[test]
+fn cookies_are_many_and_an_empty_line_may_come_before() {
+    let site = Site::new();
+    let cookies = format!("Cookie: {}\r\n", "name=value; ".repeat(1000));
+    for request in [
+        format!("GET /a HTTP/1.1\r\nHost: a\r\n{cookies}\r\n"),
+        format!("GET /a HTTP/1.1\r\nHost: a\r\n{}\r\n", cookies.repeat(2)),
+        format!("\r\n{}", get("/a", "a")),
+    ] {
+        let answer = site.ask(request);
+        assert_eq!((answer.status, answer.location()), (301, "https://a/a"));
+    }
+}
+
+#[test]
 fn what_is_too_large() {
-    const LIMIT: usize = 8 << 10;
+    const LIMIT: usize = 32 << 10;
     let site = Site::new();
     let padded = |length: usize| {
         let begin = "GET / HTTP/1.1\r\nHost: a\r\nX: ";
@@ -255,7 +269,7 @@ fn what_is_too_large() {
     // Nobody waits for its end.
     site.refuses(&padded(LIMIT + 1)[..LIMIT], 431);
     site.refuses(padded(40_000), 431);
-    site.refuses(format!("GET / HTTP/1.1\r\nHost: a\r\n{}", "a: b\r\n".repeat(4000)), 431);
+    site.refuses(format!("GET / HTTP/1.1\r\nHost: a\r\n{}", "a: b\r\n".repeat(8000)), 431);
     site.refuses(get(&format!("/{}", "x".repeat(LIMIT)), "a"), 414);
 }
 
@@ -357,7 +371,7 @@ fn what_servers_read_in_different_ways() {
     for request in [
         "GET / HTTP/1.1\nHost: a\n\n",
         "GET / HTTP/1.1\r\nHost: a\r\n\n",
-        "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET /\0 HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET /\r HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET\t/\tHTTP/1.1\r\nHost: a\r\n\r\n",

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::laws;
 use crate::proto::http_head::{
-    Head, Host, LIMIT, Parsed, Reader, Refusal, acme_token, location, status_for,
+    Head, Host, LIMIT, Parsed, Reader, Refusal, acme_token, alone, location, status_for,
 };
 
 macro_rules! captured {
@@ -269,12 +269,30 @@ fn first_lines_are_strict() {
     }
     assert_eq!(refused("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), 505);
     assert_eq!(head("GET / HTTP/1.9\r\nHost: a\r\n\r\n").minor, 1);
-    assert_eq!(refused("\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"), 400);
+}
+
+#[test]
+fn an_empty_line_before_the_request_is_ignored_and_no_second() {
+    let request = "GET http://b/c?d HTTP/1.1\r\nHost: a\r\n\r\n";
+    assert_eq!(head(&format!("\r\n{request}")), head(request));
+    assert_eq!(refused(format!("\r\n\r\n{request}")), 400);
+    assert_eq!(refused(format!("\n{request}")), 400);
+    assert_eq!(refused(format!("\r{request}")), 400);
+}
+
+#[test]
+fn what_another_server_is_asked_has_nothing_of_the_request_but_what_it_is_for() {
+    let long = "POST /a?b HTTP/1.1\r\nHost: A.test:80\r\nContent-Length: 9\r\n\
+                Transfer-Encoding: chunked\r\nConnection: keep-alive\r\nUpgrade: h2c\r\n\r\n";
+    let expected = "POST /a?b HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n";
+    assert_eq!(String::from_utf8(alone(&head(long))).unwrap(), expected);
+    let old = String::from_utf8(alone(&head("GET /a HTTP/1.0\r\n\r\n"))).unwrap();
+    assert_eq!(old, "GET /a HTTP/1.0\r\nConnection: close\r\n\r\n");
 }
 
 #[test]
 fn other_protocols_are_told_by_their_first_bytes() {
-    for bytes in [&b"\x16"[..], b"\x80", b"\0", b"\r", b" ", b"\n", b"{", b"A\x03", b"GET /\xff"] {
+    for bytes in [&b"\x16"[..], b"\x80", b"\0", b"\rG", b" ", b"\n", b"{", b"A\x03", b"GET /\xff"] {
         assert_eq!(refused(bytes), 400, "{bytes:?}");
     }
 }
