@@ -19,7 +19,7 @@ use crate::proto::client_hello;
 use crate::proto::proxy_protocol::Version;
 use crate::record::{Id, Record, TlsFacts};
 use crate::redirect::{self, Challenges, Outcome};
-use crate::relay::{End, Plain, Relay, Side, gather, take_leave};
+use crate::relay::{End, Plain, Relay, Side, Unheard, gather, take_leave};
 use crate::route::Asked;
 use crate::snapshot::{Listener, Protocol};
 use crate::socket::{self, ResetOnDrop};
@@ -266,9 +266,11 @@ impl Session {
             Outcome::Gone => return Reason::ClientReset,
             Outcome::Answered(read, written) => (Reason::Closed, read, written),
             Outcome::TooSlow(read, written) => (Reason::ClientTimeout, read, written),
-            Outcome::Pool(pool, first, ended) => {
-                let mut relay = Relay::starting_with(first, ended);
-                return self.carry(listener, &pool, &mut Plain(&client), &mut relay, reset).await;
+            Outcome::Pool(pool, asked, ended) => {
+                let mut relay = Relay::starting_with(asked, ended);
+                // That one request is all that the pool gets.
+                let mut client = Unheard::new(&client);
+                return self.carry(listener, &pool, &mut client, &mut relay, reset).await;
             }
         };
         reset.disarm();

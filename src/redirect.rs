@@ -1,14 +1,13 @@
 //! What a listener does that only sends HTTP clients to HTTPS, and answers ACME's challenges.
 //!
 //! One request is answered, and the connection closed. A challenge may also be a pool's to answer;
-//! then the connection goes there, with what was read of it.
+//! then the pool gets that request, written anew, and nothing else that the client sends.
 
-use std::fs::File;
+mod webroot;
+
 use std::future::poll_fn;
-use std::io::{self, Read};
+use std::io;
 use std::net::TcpStream;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -17,9 +16,7 @@ use crate::event_loop::{EventLoop, Watched};
 use crate::pool::Pool;
 use crate::proto::http_head::{self, Head, Parsed, Refusal};
 use crate::relay::{Plain, Side, gather, take_leave};
-
-/// A key authorization has some 90 bytes (RFC 8555, 8.1).
-const LONGEST_ANSWER: u64 = 4096;
+pub use webroot::Webroot;
 
 /// How long a client may take to take an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -28,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub enum Challenges {
     /// By the files in a directory.
-    Directory(PathBuf),
+    Directory(Arc<Webroot>),
     /// By a pool.
     Pool(Arc<Pool>),
 }
@@ -40,7 +37,7 @@ pub enum Outcome {
     Answered(usize, usize),
     /// The same, but the client took too long to ask.
     TooSlow(usize, usize),
-    /// It is this pool's to answer; what was read, and whether nothing follows.
+    /// It is this pool's to answer; what it is to be asked, and whether the client has sent FIN.
     Pool(Arc<Pool>, Vec<u8>, bool),
     /// The client is gone.
     Gone,
@@ -49,8 +46,10 @@ pub enum Outcome {
 /// What is to be done about a request.
 enum Decision {
     Reply(Reply),
-    /// It is this pool's; whether nothing follows.
-    Pool(Arc<Pool>, bool),
+    /// The file of this token is the answer.
+    File(Arc<Webroot>, String, Method),
+    /// It is this pool's; what it is to be asked, and whether the client has sent FIN.
+    Pool(Arc<Pool>, Vec<u8>, bool),
     Nothing,
 }
 
@@ -66,12 +65,7 @@ pub async fn serve(
     let mut reader = http_head::Reader::new();
     let reading = gather(client, &mut buffer, |bytes, ended| match reader.advance(bytes) {
         Parsed::Head(head) => Some(match challenges.filter(|_| http_head::is_challenge(&head)) {
-            Some(Challenges::Pool(pool)) if http_head::acme_token(&head).is_some() => {
-                Decision::Pool(Arc::clone(pool), ended)
-            }
-            // Who knows where the pool's server takes `..` to, or a method that is none of ACME's.
-            Some(Challenges::Pool(_)) => Decision::Reply(Reply::plain(404, "Not Found").to(&head)),
-            Some(Challenges::Directory(directory)) => Decision::Reply(challenge(&head, directory)),
+            Some(challenges) => challenge(&head, challenges, ended),
             None => Decision::Reply(redirect(&head)),
         }),
         Parsed::Refused(refusal) => Some(Decision::Reply(refuse(refusal))),
@@ -80,7 +74,10 @@ pub async fn serve(
     });
     let (reply, in_time) = match events.until(deadline, reading).await {
         Some(Ok(Decision::Reply(reply))) => (reply, true),
-        Some(Ok(Decision::Pool(pool, ended))) => return Outcome::Pool(pool, buffer, ended),
+        Some(Ok(Decision::File(webroot, token, method))) => {
+            (file(webroot.read(events, token).await, method), true)
+        }
+        Some(Ok(Decision::Pool(pool, asked, ended))) => return Outcome::Pool(pool, asked, ended),
         Some(Ok(Decision::Nothing) | Err(_)) => return Outcome::Gone,
         None => (Reply::plain(408, "Request Timeout"), false),
     };
@@ -112,6 +109,20 @@ async fn send(client: &Watched<TcpStream>, bytes: &[u8]) -> io::Result<()> {
     .await
 }
 
+/// Whether the body of an answer is sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Method {
+    /// It is not.
+    Head,
+    Other,
+}
+
+impl Method {
+    fn of(head: &Head<'_>) -> Self {
+        if head.method == "HEAD" { Self::Head } else { Self::Other }
+    }
+}
+
 /// An answer.
 struct Reply {
     status: u16,
@@ -132,8 +143,8 @@ impl Reply {
         Self { status, phrase, header: String::new(), kind, body, without_body: false }
     }
 
-    fn to(self, head: &Head<'_>) -> Self {
-        Self { without_body: head.method == "HEAD", ..self }
+    fn to(self, method: Method) -> Self {
+        Self { without_body: method == Method::Head, ..self }
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -159,7 +170,7 @@ fn redirect(head: &Head<'_>) -> Reply {
     let status = http_head::status_for(head.method);
     let phrase = if status == 301 { "Moved Permanently" } else { "Permanent Redirect" };
     let header = format!("Location: {location}\r\n");
-    Reply { header, ..Reply::plain(status, phrase) }.to(head)
+    Reply { header, ..Reply::plain(status, phrase) }.to(Method::of(head))
 }
 
 fn refuse(refusal: Refusal) -> Reply {
@@ -172,40 +183,29 @@ fn refuse(refusal: Refusal) -> Reply {
     Reply::plain(refusal.status(), phrase)
 }
 
-fn challenge(head: &Head<'_>, directory: &Path) -> Reply {
-    // A token is base64url: no dot, no slash, no way to another directory.
-    let answer = http_head::acme_token(head).and_then(|token| {
-        let here = read(directory, token);
-        here.or_else(|_| read(&directory_within(directory)?, token)).ok()
-    });
-    match answer {
-        Some(body) => {
-            let kind = "application/octet-stream";
-            Reply { body, kind, ..Reply::plain(200, "OK") }.to(head)
+/// What is to be done about a request for a challenge. `ended`: the client has sent FIN.
+fn challenge(head: &Head<'_>, challenges: &Challenges, ended: bool) -> Decision {
+    let Some(token) = http_head::acme_token(head) else {
+        // Who knows where the pool's server takes `..` to, or a method that is none of ACME's.
+        return Decision::Reply(Reply::plain(404, "Not Found").to(Method::of(head)));
+    };
+    match challenges {
+        Challenges::Pool(pool) => Decision::Pool(Arc::clone(pool), http_head::alone(head), ended),
+        Challenges::Directory(webroot) => {
+            Decision::File(Arc::clone(webroot), token.to_owned(), Method::of(head))
         }
-        None => Reply::plain(404, "Not Found").to(head),
     }
 }
 
-/// Where Certbot puts challenges when `directory` is its webroot; not if a link leads out of it.
-fn directory_within(directory: &Path) -> io::Result<PathBuf> {
-    let root = directory.canonicalize()?;
-    let within = root.join(".well-known/acme-challenge").canonicalize()?;
-    if within.starts_with(&root) { Ok(within) } else { Err(io::ErrorKind::NotFound.into()) }
-}
-
-/// Reads a small ordinary file; a symbolic link is none, nor is a pipe, which would be waited for.
-fn read(directory: &Path, token: &str) -> io::Result<Vec<u8>> {
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
-    let file = File::options().read(true).custom_flags(flags).open(directory.join(token))?;
-    if !file.metadata()?.is_file() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let mut bytes = Vec::new();
-    file.take(LONGEST_ANSWER + 1).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 {
-        0..=LONGEST_ANSWER => Ok(bytes),
-        _ => Err(io::ErrorKind::FileTooLarge.into()),
+/// The answer that a file is.
+fn file(read: Result<Option<Vec<u8>>, webroot::NotInTime>, method: Method) -> Reply {
+    match read {
+        Ok(Some(body)) => {
+            let kind = "application/octet-stream";
+            Reply { body, kind, ..Reply::plain(200, "OK") }.to(method)
+        }
+        Ok(None) => Reply::plain(404, "Not Found").to(method),
+        Err(webroot::NotInTime) => Reply::plain(503, "Service Unavailable").to(method),
     }
 }
 
@@ -213,60 +213,36 @@ fn read(directory: &Path, token: &str) -> io::Result<Vec<u8>> {
 mod tests {
     use super::*;
 
-    fn answer(request: &str, directory: Option<&Path>) -> String {
+    fn answer(request: &str) -> String {
         let mut reader = http_head::Reader::new();
         let Parsed::Head(head) = reader.advance(request.as_bytes()) else {
             panic!("no head: {request:?}");
         };
-        let reply = match directory {
-            Some(directory) if http_head::is_challenge(&head) => challenge(&head, directory),
-            _ => redirect(&head),
-        };
-        String::from_utf8(reply.bytes()).unwrap()
+        String::from_utf8(redirect(&head).bytes()).unwrap()
     }
 
     #[test]
     fn clients_are_sent_to_the_same_place() {
-        let get = answer("GET /a?b=c HTTP/1.1\r\nHost: Example.test:80\r\n\r\n", None);
+        let get = answer("GET /a?b=c HTTP/1.1\r\nHost: Example.test:80\r\n\r\n");
         assert!(get.starts_with("HTTP/1.1 301 Moved Permanently\r\n"), "{get}");
         assert!(get.contains("\r\nLocation: https://example.test/a?b=c\r\n"), "{get}");
         assert!(get.ends_with("\r\n\r\n301 Moved Permanently\n"), "{get}");
-        let post = answer("POST / HTTP/1.1\r\nHost: [2001:db8::1]\r\n\r\n", None);
+        let post = answer("POST / HTTP/1.1\r\nHost: [2001:db8::1]\r\n\r\n");
         assert!(post.starts_with("HTTP/1.1 308 "), "{post}");
         assert!(post.contains("Location: https://[2001:db8::1]/\r\n"), "{post}");
-        let head = answer("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n", None);
+        let head = answer("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n");
         assert!(head.contains("Content-Length: 22\r\n") && head.ends_with("\r\n\r\n"), "{head}");
-        let old = answer("GET / HTTP/1.0\r\n\r\n", None);
+        let old = answer("GET / HTTP/1.0\r\n\r\n");
         assert!(old.starts_with("HTTP/1.1 400 "), "{old}");
     }
 
     #[test]
-    fn challenges_are_small_files_of_the_directory_and_nothing_else() {
-        let root = tempfile::tempdir().unwrap();
-        let directory = root.path().join("challenges");
-        std::fs::create_dir(&directory).unwrap();
-        std::fs::write(root.path().join("secret"), "secret").unwrap();
-        std::fs::write(directory.join("token-1_A"), "token.thumb").unwrap();
-        std::fs::write(directory.join("large"), vec![b'x'; 5000]).unwrap();
-        std::os::unix::fs::symlink(root.path().join("secret"), directory.join("link")).unwrap();
-        std::fs::create_dir(directory.join("folder")).unwrap();
-        let ask = |token: &str| {
-            let path = format!("/.well-known/acme-challenge/{token}");
-            answer(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"), Some(&directory))
-        };
-        assert!(ask("token-1_A").ends_with("\r\n\r\ntoken.thumb"));
-        let certbot = directory.join(".well-known/acme-challenge");
-        std::fs::create_dir_all(&certbot).unwrap();
-        std::fs::write(certbot.join("webroot"), "webroot.thumb").unwrap();
-        assert!(ask("webroot").ends_with("\r\n\r\nwebroot.thumb"));
-        std::fs::remove_dir_all(&certbot).unwrap();
-        std::os::unix::fs::symlink(root.path(), &certbot).unwrap();
-        assert!(ask("secret").starts_with("HTTP/1.1 404 "));
-        for other in
-            ["none", "large", "link", "folder", "../secret", "%2e%2e/secret", ".", "", "a/b"]
-        {
-            let answer = ask(other);
-            assert!(answer.starts_with("HTTP/1.1 404 "), "{other}: {answer}");
-        }
+    fn a_file_that_is_not_read_in_time_is_no_file_that_is_not_there() {
+        let bytes = |read, method| String::from_utf8(file(read, method).bytes()).unwrap();
+        let other = Method::Other;
+        assert!(bytes(Ok(Some(b"a.b".to_vec())), other).ends_with("\r\n\r\na.b"));
+        assert!(bytes(Ok(Some(b"a.b".to_vec())), Method::Head).ends_with("\r\n\r\n"));
+        assert!(bytes(Ok(None), other).starts_with("HTTP/1.1 404 "));
+        assert!(bytes(Err(webroot::NotInTime), other).starts_with("HTTP/1.1 503 "));
     }
 }

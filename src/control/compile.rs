@@ -26,7 +26,7 @@ use crate::health::{Checks, Passive, Rules, Settings, State, Vitals, Ward};
 use crate::metrics::{BackendSeries, CheckCounts, ListenerSeries, PoolSeries, Registry};
 use crate::pool::{Backend, Endpoint, Pool, Queue, Report, Tier};
 use crate::proto::proxy_protocol::Version;
-use crate::redirect::Challenges;
+use crate::redirect::{Challenges, Webroot};
 use crate::relay::Limits;
 use crate::route::{Route, Routes};
 use crate::snapshot::{Listener, ListenerMeters, Protocol, Snapshot};
@@ -306,7 +306,7 @@ fn protocol(
         }
         plan::Protocol::Redirect(redirect) => {
             Protocol::Redirect(redirect.challenges.as_ref().map(|challenges| match challenges {
-                plan::Challenges::Directory(path) => Challenges::Directory(path.clone()),
+                plan::Challenges::Directory(path) => Challenges::Directory(Webroot::of(path)),
                 plan::Challenges::Pool(pool) => Challenges::Pool(Arc::clone(&pools[*pool].pool)),
             }))
         }

@@ -18,7 +18,7 @@ use crate::event_loop::{EventLoop, Watched};
 use crate::socket;
 use flow::{Broken, Flow, Turn};
 pub use pipe::MOST as MOST_PIPES;
-pub use side::{Plain, Received, Side, Then, gather, room, take_leave};
+pub use side::{Plain, Received, Side, Then, Unheard, gather, room, take_leave};
 
 /// A connection that lasts this long gets keepalive probes towards its backend. (Towards the
 /// client it has them from the listener.) Most connections end earlier, and save the calls.

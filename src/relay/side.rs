@@ -114,6 +114,55 @@ impl Side for Plain<'_> {
     }
 }
 
+/// A client that has been heard out: what it goes on to send is forgotten, only its end counts. One
+/// that sends more than some 256 KiB is taken for broken.
+#[derive(Debug)]
+pub struct Unheard<'a> {
+    client: Plain<'a>,
+    left: usize,
+}
+
+impl<'a> Unheard<'a> {
+    /// This client.
+    pub fn new(client: &'a Watched<TcpStream>) -> Self {
+        Self { client: Plain(client), left: LINGER_BYTES }
+    }
+}
+
+impl Side for Unheard<'_> {
+    // Bytes that are spliced are not forgotten.
+    const PLAIN: bool = false;
+
+    fn socket(&self) -> &Watched<TcpStream> {
+        self.client.socket()
+    }
+
+    fn is_readable(&self) -> bool {
+        self.client.is_readable()
+    }
+
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
+        let received = self.client.receive(buffer)?;
+        match self.left.checked_sub(received.bytes) {
+            Some(left) => self.left = left,
+            None => return Err(ErrorKind::InvalidData.into()),
+        }
+        Ok(Received { bytes: 0, ..received })
+    }
+
+    fn send(&mut self, bytes: &[u8], more: bool) -> io::Result<usize> {
+        self.client.send(bytes, more)
+    }
+
+    fn flush(&mut self) -> io::Result<bool> {
+        self.client.flush()
+    }
+
+    fn finish(&mut self, last: bool) -> io::Result<bool> {
+        self.client.finish(last)
+    }
+}
+
 /// Writes to a socket: bytes that it took, 0 if it has no room for now.
 pub fn room(
     socket: &Watched<TcpStream>,

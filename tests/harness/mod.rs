@@ -10,6 +10,7 @@ pub mod dns;
 mod events;
 mod frozen;
 mod gateway;
+mod hanging;
 pub mod hello;
 pub mod lab;
 pub mod lan;
@@ -34,6 +35,7 @@ pub use config::Config;
 pub use events::Events;
 pub use frozen::Frozen;
 pub use gateway::{Gateway, Launch, lockgate, output_of};
+pub use hanging::hanging;
 pub use noise::Noise;
 pub use servers::{Http, Server};
 

@@ -8,11 +8,14 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Command;
 
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use super::redirecting::{Site, get};
-use super::{Keeper, pool_of};
-use crate::harness::{Ending, Http, connect, ending, output_of};
+use super::{Keeper, listener, pool_of};
+use crate::harness::{
+    Ending, Http, Launch, connect, ending, hanging, output_of, until, unused_address,
+};
 
 const CHALLENGES: &str = "/.well-known/acme-challenge/";
 const TOKEN: &str = "LoqXcYV8q5ONbJQxbmR7SCTNo3tiAXDfowyjxAjEuX0";
@@ -208,6 +211,46 @@ fn what_is_no_small_file() {
     }
 }
 
+#[test]
+fn a_directory_that_hangs_holds_nobody_up() {
+    let root = TempDir::with_prefix("lockgate-").unwrap();
+    let (address, lines) = (unused_address(), format!("acme_dir = {:?}", root.path()));
+    let config = format!("[runtime]\nworkers = 2\n{}", listener(address, "redirect", &lines));
+    let gateway = Launch::new(config).under(&hanging(root.path())).start();
+    let mut site = Site { gateway, address };
+    let ask = |path: &str| {
+        let mut client = connect(address).unwrap();
+        client.write_all(get(path, "a").as_bytes()).unwrap();
+        client
+    };
+    // Far more than there are threads for them, and than may wait.
+    let path = format!("{CHALLENGES}{TOKEN}");
+    let waiting: Vec<_> = (0..200).map(|_| ask(&path)).collect();
+    for _ in 0..50 {
+        assert_eq!(site.ask(get("/", "a")).status, 301);
+    }
+    assert_eq!(site.gateway.request("GET", "/healthz").unwrap().0, 200);
+    for mut client in waiting {
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    }
+    let told = site.gateway.stderr();
+    assert_eq!(told.matches("files are not read in time").count(), 1, "{told}");
+    // Threads that hang are not waited for: neither by a reload nor at the end.
+    let protocol = listener(address, "redirect", &format!("{lines}\nmax_connections = 9"));
+    site.gateway.reload(format!("[runtime]\nworkers = 2\n{protocol}"));
+    let _hangs = ask(&path);
+    site.gateway.signal(Signal::SIGTERM);
+    site.gateway.signal(Signal::SIGTERM);
+    assert!(site.gateway.wait().success());
+}
+
+/// What a pool is asked for a challenge.
+fn asked(path: &str, host: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
+}
+
 /// A gateway that sends challenges to this pool.
 fn before(pool: &str, lines: &str) -> Site {
     Site::with(&format!("acme_pool = \"{pool}\"\n{lines}"))
@@ -221,7 +264,7 @@ fn a_pool_gives_the_answer() {
     let path = format!("{CHALLENGES}{TOKEN}");
     let answer = site.ask(get(&path, "example.com"));
     assert_eq!((answer.status, answer.body.as_str()), (200, "acme"));
-    assert_eq!(http.heads(), [get(&path, "example.com")]);
+    assert_eq!(http.heads(), [asked(&path, "example.com")]);
     let record = site.gateway.await_records(1, "closed").remove(0);
     assert_eq!((&record["pool"], &record["backend"]), (&"acme".into(), &"acme".into()));
 
@@ -248,7 +291,37 @@ fn what_a_pool_is_asked_is_what_the_client_asks() {
         let mut answer = String::new();
         client.read_to_string(&mut answer).unwrap();
         assert_eq!(answer, "acme\n");
-        assert_eq!(String::from_utf8(keeper.heard()).unwrap(), request);
+        let expected = asked(&format!("{CHALLENGES}{TOKEN}"), "example.com");
+        assert_eq!(String::from_utf8(keeper.heard()).unwrap(), expected);
+    }
+}
+
+#[test]
+fn nothing_follows_a_challenge_to_its_pool() {
+    let keeper = Keeper::new("acme");
+    let site = before("acme", &pool_of(&keeper.server));
+    let path = format!("{CHALLENGES}{TOKEN}");
+    let order = "POST /admin/delete HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nid";
+    let begin = format!("GET {path} HTTP/1.1\r\nHost: a\r\n");
+    for (nth, (request, later)) in (1..).zip([
+        // In the same segment, and later on the connection.
+        (format!("{begin}\r\n{order}"), String::new()),
+        (format!("{begin}Connection: keep-alive\r\n\r\n"), order.to_owned()),
+        // As a body, or as what one server takes for it and another does not.
+        (format!("{begin}Content-Length: {}\r\n\r\n{order}", order.len()), String::new()),
+        (format!("{begin}Content-Length: 0\r\nContent-Length: 9\r\n\r\n{order}"), String::new()),
+        (format!("{begin}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), order.to_owned()),
+        (format!("{begin}Connection: upgrade\r\nUpgrade: h2c\r\n\r\n"), order.repeat(500)),
+    ]) {
+        let mut client = connect(site.address).unwrap();
+        client.write_all(request.as_bytes()).unwrap();
+        until("the pool has it", || (keeper.server.accepted() == nth).then_some(()));
+        client.write_all(later.as_bytes()).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "acme\n");
+        assert_eq!(String::from_utf8(keeper.heard()).unwrap(), asked(&path, "a"), "{request:?}");
     }
 }
 
