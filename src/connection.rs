@@ -27,7 +27,7 @@ use crate::stats::{HandshakeFailure, Hello, Reason};
 use crate::tls::refusal::Refused;
 use crate::tls::server::Server;
 use crate::tls::session::{Hello as ReceivedHello, ServerSession, Tls};
-use crate::worker::{Local, Place, Seat};
+use crate::worker::{Cut, Local, Place, Seat};
 use entry::Entry;
 
 /// A connection that the kernel has handed out.
@@ -372,17 +372,27 @@ impl Session {
         let end = match tls {
             None => {
                 let mut backend = Plain(&backend);
-                let relaying = pin!(relay.run(events, client, &mut backend, limits, meter));
+                let relaying =
+                    pin!(relay.run(events, client, &mut backend, limits, pool.user_timeout, meter));
                 unless_cut(&seat, relaying).await
             }
             Some(mut session) => {
                 let mut backend = Tls { socket: &backend, session: &mut session };
-                let mut relaying = Box::pin(relay.run(events, client, &mut backend, limits, meter));
+                let mut relaying = Box::pin(relay.run(
+                    events,
+                    client,
+                    &mut backend,
+                    limits,
+                    pool.user_timeout,
+                    meter,
+                ));
                 unless_cut(&seat, relaying.as_mut()).await
             }
         };
-        let Some(end) = end else {
-            return Reason::Drained;
+        let end = match end {
+            Ok(end) => end,
+            Err(Cut::Drained) => return Reason::Drained,
+            Err(Cut::BackendDown) => return Reason::BackendDown,
         };
         if end == End::Closed {
             reset_client.disarm();
@@ -424,15 +434,15 @@ impl Drop for Session {
     }
 }
 
-/// What a relay comes to; `None` if the operator has the connection cut before. The relay stays where
-/// it is: moving it here would make room for it twice.
-fn unless_cut<'a>(
+/// What a future comes to, unless the connection is cut before. The future stays where it is: moving
+/// it here would make room for it twice.
+fn unless_cut<'a, T>(
     seat: &'a Seat<'_>,
-    mut relaying: Pin<&'a mut impl Future<Output = End>>,
-) -> impl Future<Output = Option<End>> {
-    poll_fn(move |context| match seat.is_cut() {
-        true => Poll::Ready(None),
-        false => relaying.as_mut().poll(context).map(Some),
+    mut future: Pin<&'a mut impl Future<Output = T>>,
+) -> impl Future<Output = Result<T, Cut>> {
+    poll_fn(move |context| match seat.cut() {
+        Some(cut) => Poll::Ready(Err(cut)),
+        None => future.as_mut().poll(context).map(Ok),
     })
 }
 

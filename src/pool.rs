@@ -106,6 +106,9 @@ pub struct Pool {
     pub backup: Arc<Tier>,
     /// Longest time for one connect.
     pub connect_timeout: Duration,
+    /// How long what was sent to a backend may stay unacknowledged; `None` = as long as the system
+    /// has it.
+    pub user_timeout: Option<Duration>,
     /// Other backends tried after a failed connect.
     pub retries: u32,
     /// Longest time in the queue.
@@ -397,6 +400,7 @@ mod tests {
             ordinary: tier("o", ordinary, false),
             backup: tier("b", backup, true),
             connect_timeout: Duration::from_secs(1),
+            user_timeout: None,
             retries: 2,
             queue_timeout: Duration::from_secs(1),
             source: None,

@@ -287,6 +287,51 @@ pub fn unsent(socket: &impl AsFd) -> io::Result<u32> {
     }
 }
 
+/// What the kernel knows of a peer that something was sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// For so long nothing has come that acknowledges anything, new or old.
+    pub silence: Duration,
+    /// Whether something is under way that the peer has not acknowledged.
+    pub in_flight: bool,
+    /// Probes of a closed window, or of a silent peer, that it has not answered.
+    pub probes: u8,
+    /// Bytes that the peer has room for; `None` before Linux 5.4.
+    pub window: Option<u32>,
+}
+
+/// What has come back of what was sent (tcp(7), `TCP_INFO`).
+pub fn acknowledged(socket: &impl AsFd) -> io::Result<Acknowledged> {
+    // `struct tcp_info` of linux/tcp.h, in its words: it only ever grows.
+    const STATE_TO_PROBES: usize = 0;
+    const UNACKED: usize = 6;
+    const LAST_ACK_RECV: usize = 14;
+    const SND_WND: usize = 57;
+    let mut words = [0u32; SND_WND + 1];
+    let mut length = size_of_val(&words) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, which is what there is room for, and says how
+    // many these were; any bytes are a u32. Both outlive the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            words.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let [_state, _ca_state, _retransmits, probes] = words[STATE_TO_PROBES].to_ne_bytes();
+    Ok(Acknowledged {
+        silence: Duration::from_millis(words[LAST_ACK_RECV].into()),
+        in_flight: words[UNACKED] > 0,
+        probes,
+        window: (length as usize == size_of_val(&words)).then(|| words[SND_WND]),
+    })
+}
+
 /// Has a socket reset when it is closed, unless [`ResetOnDrop::disarm`] says that all went well.
 #[derive(Debug)]
 pub struct ResetOnDrop<'a, S: AsFd>(Option<&'a S>);
@@ -358,6 +403,23 @@ mod tests {
     fn addresses_of_elsewhere_can_be_bound() {
         assert!(listen("192.0.2.77:0".parse().unwrap(), 1).is_ok());
         assert!(listen("[2001:db8::77]:0".parse().unwrap(), 1).is_ok());
+    }
+
+    #[test]
+    fn a_peer_s_window_and_what_is_under_way_are_known() {
+        let listener = listen(([127, 0, 0, 1], 0).into(), 1).unwrap().remove(0);
+        let client = connect(listener.local_addr().unwrap(), None, false).unwrap();
+        let open = acknowledged(&client).unwrap();
+        assert!(open.window.is_some_and(|window| window > 0), "{open:?}");
+        assert!(!open.in_flight && open.probes == 0 && open.silence < Duration::from_secs(60));
+        // Nobody reads it: the window closes, and what is beyond it stays here.
+        while send(&client, &[0; 65_536], false).is_ok() {}
+        let closed = (0..1_000).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            // Where what was sent last did not fit any more, it is sent again and again.
+            acknowledged(&client).ok().filter(|peer| peer.window.is_some_and(|w| w < 65_536))
+        });
+        assert!(closed.is_some() && unsent(&client).unwrap() > 0, "{:?}", acknowledged(&client));
     }
 
     #[test]

@@ -162,11 +162,13 @@ pub enum Reason {
     Denied,
     /// What came from a trusted proxy was no PROXY header.
     BadProxyHeader,
+    /// Its backend's checks said that it is down, and the pool resets connections then.
+    BackendDown,
 }
 
 impl Reason {
     /// All there are, in the order of their discriminants.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Closed,
         Self::ClientReset,
         Self::BackendReset,
@@ -183,6 +185,7 @@ impl Reason {
         Self::Limited,
         Self::Denied,
         Self::BadProxyHeader,
+        Self::BackendDown,
     ];
 
     /// Whether the connection was turned away before anybody served it, by us or for what the client
@@ -198,6 +201,7 @@ impl Reason {
                 | Self::ConnectFailed
                 | Self::Drained
                 | Self::ClientTimeout
+                | Self::BackendDown
         )
     }
 
@@ -220,6 +224,7 @@ impl Reason {
             Self::Limited => "limited",
             Self::Denied => "denied",
             Self::BadProxyHeader => "bad_proxy_header",
+            Self::BackendDown => "backend_down",
         }
     }
 }

@@ -28,7 +28,7 @@ use crate::snapshot::{Listener, ListenerMeters, Snapshot};
 use crate::socket;
 use door::Door;
 use roster::Roster;
-pub use roster::{Census, Seat};
+pub use roster::{Census, Cut, Seat};
 
 /// How often a worker shows that it lives and hands its records over.
 const TICK: Duration = Duration::from_millis(100);
@@ -58,7 +58,7 @@ enum Command {
     /// Another worker has too many: serve this one.
     Adopt(Accepted),
     /// Cut the connections of the backend with this id.
-    Cut(u64),
+    Cut(u64, Cut),
     /// Say how old the oldest connections are.
     Count(oneshot::Sender<Census>),
     /// Accept no more; what waits in the accept queues is still served, but for those of these
@@ -158,8 +158,8 @@ impl Crew {
     }
 
     /// Cuts the connections that the backend with this id has at the moment, each by a reset.
-    pub fn cut(&self, backend: u64) {
-        self.posts.iter().for_each(|post| post.tell(Command::Cut(backend)));
+    pub fn cut(&self, backend: u64, why: Cut) {
+        self.posts.iter().for_each(|post| post.tell(Command::Cut(backend, why)));
     }
 
     /// Asks each worker for the oldest connections of its backends.
@@ -384,7 +384,7 @@ pub struct Local {
     handshakes: Cell<(u64, u32)>,
     /// Of lines on what clients do wrong.
     pub complaints: Ration,
-    /// The connections that have reached a backend.
+    /// The connections that are at a backend, or on the way to one.
     pub roster: Roster,
 }
 
@@ -472,8 +472,8 @@ async fn work(local: Rc<Local>, mut inbox: mpsc::UnboundedReceiver<Command>) {
                 publish(&local, &mut doors, &snapshot, opened);
                 local.post().generation.store(snapshot.generation, Ordering::Release);
             }
-            Some(Command::Cut(backend)) => {
-                local.roster.cut(backend).into_iter().for_each(|task| local.events.wake(task));
+            Some(Command::Cut(backend, why)) => {
+                local.roster.cut(backend, why).into_iter().for_each(|task| local.events.wake(task));
             }
             // Who asked may have given up.
             Some(Command::Count(answer)) => drop(answer.send(local.roster.census())),

@@ -1,11 +1,17 @@
 //! Addresses, links and their failures, in network namespaces (see [`crate::harness::lab`]).
 
 use std::fs;
-use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr};
+use std::sync::{Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use crate::harness::lab::{CLIENT, GATEWAY, LEFT, Lab, RIGHT};
-use crate::harness::{Config, Gateway, Launch, Server, eventually, held, until, visit};
+use crate::harness::{
+    Config, Ending, Gateway, Launch, Server, connect, ending, eventually, held, until,
+    unused_address, visit,
+};
 
 const SERVICE: SocketAddr = SocketAddr::new(IpAddr::V4(GATEWAY), 80);
 
@@ -106,6 +112,121 @@ fn a_lack_of_ports_is_no_verdict_on_a_server() {
     ports(&lab, "40000 40099");
     until("checks pass again", || (checks("passed") > passed).then_some(()));
     assert_eq!((gateway.backend("left")["state"].clone(), checks("failed")), ("up".into(), 0.0));
+}
+
+/// From here on nothing that the gateway sends reaches this host, which says nothing of it.
+fn vanish(lab: &Lab, ip: Ipv4Addr, device: &str) {
+    lab.gateway
+        .ip(&format!("neigh replace {ip} lladdr 02:00:00:00:00:99 dev {device} nud permanent"));
+}
+
+#[test]
+fn connections_of_a_server_that_goes_down_are_reset_if_told_so() {
+    let lab = Lab::new();
+    let [left, right] = ["left", "right"].map(|name| {
+        let (namespace, ip) = if name == "left" { (&lab.left, LEFT) } else { (&lab.right, RIGHT) };
+        namespace.run(|| {
+            Server::new(name, SocketAddr::new(ip.into(), 7000), move |mut stream| {
+                writeln!(stream, "{name}")?;
+                io::copy(&mut stream, &mut io::sink()).map(drop)
+            })
+        })
+    });
+    let check = r#"type = "tcp", interval = "500ms", fast_interval = "500ms", timeout = "500ms""#;
+    let config = Config::new(SERVICE)
+        .pool(&format!("health = {{ {check} }}"))
+        .pool("on_down = \"reset\"\nretries = 0\nconnect_timeout = \"1m\"")
+        .backend(&left, "")
+        .backend(&right, "backup = true");
+    let gateway = start(&lab, config);
+    gateway.await_state("left", "up");
+    let mut open: Vec<_> = (0..5).map(|_| lab.client.run(|| held(SERVICE)).unwrap()).collect();
+    assert!(open.iter().all(|(_, name)| name == "left"));
+
+    vanish(&lab, LEFT, "left");
+    // It still counts as up: this one waits for it, and then has another, although it has no retries.
+    let (mut another, name) = lab.client.run(|| held(SERVICE)).unwrap();
+    assert_eq!(name, "right");
+    for (stream, _) in &mut open {
+        assert_eq!(ending(stream), Ending::Reset);
+    }
+    let records = gateway.await_records(5, "backend_down");
+    assert!(records.iter().all(|record| record["backend"] == "left"), "{records:?}");
+    let failures = gateway.metric("lockgate_backend_connect_failures_total", &[]);
+    assert_eq!(failures, 0.0, "nothing failed but the checks");
+    another.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    assert_eq!(another.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+}
+
+#[test]
+fn a_server_that_vanishes_is_given_up_when_it_acknowledges_nothing() {
+    let lab = Lab::new();
+    let left = lab.left.run(|| {
+        Server::new("left", SocketAddr::new(LEFT.into(), 7000), |mut stream| {
+            writeln!(stream, "left")?;
+            io::copy(&mut stream, &mut io::sink()).map(drop)
+        })
+    });
+    let config = Config::new(SERVICE).pool("user_timeout = \"2s\"").backend(&left, "");
+    let gateway = start(&lab, config);
+    let (mut client, _) = lab.client.run(|| held(SERVICE)).unwrap();
+    let (mut silent, _) = lab.client.run(|| held(SERVICE)).unwrap();
+    vanish(&lab, LEFT, "left");
+    client.write_all(b"hello?").unwrap();
+    assert_eq!(ending(&mut client), Ending::Reset);
+    assert_eq!(gateway.await_records(1, "backend_reset")[0]["backend"], "left");
+    // Nothing was sent for this one, so nothing is known.
+    silent.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    assert_eq!(silent.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+}
+
+#[test]
+fn a_client_that_vanishes_is_given_up_where_the_listener_says_so() {
+    let lab = Lab::new();
+    let left = lab.left.run(|| {
+        Server::new("left", SocketAddr::new(LEFT.into(), 7000), |mut stream| {
+            loop {
+                writeln!(stream, "left")?;
+                thread::sleep(Duration::from_millis(50));
+            }
+        })
+    });
+    let config = Config::new(SERVICE).listener("user_timeout = \"2s\"").backend(&left, "");
+    let gateway = start(&lab, config);
+    let (_client, _) = lab.client.run(|| held(SERVICE)).unwrap();
+    vanish(&lab, CLIENT, "wan");
+    gateway.await_records(1, "client_reset");
+    eventually("the server is let go", || left.open() == 0);
+}
+
+#[test]
+fn a_server_that_reads_nothing_for_long_is_not_given_up() {
+    const BYTES: usize = 32 << 20;
+    let (go, gone) = mpsc::channel::<()>();
+    let gone = Mutex::new(gone);
+    let server = Server::with("slow", move |mut stream| {
+        gone.lock().unwrap().recv().unwrap();
+        let read = io::copy(&mut stream, &mut io::sink())?;
+        writeln!(stream, "{read}")
+    });
+    let address = unused_address();
+    let timeouts = "user_timeout = \"1s\"";
+    let config = Config::new(address).listener(timeouts).pool(timeouts).backend(&server, "");
+    let gateway = Gateway::start(config);
+    let mut client = connect(address).unwrap();
+    let mut sending = client.try_clone().unwrap();
+    let sender = thread::spawn(move || {
+        sending.write_all(&vec![7; BYTES])?;
+        sending.shutdown(Shutdown::Write)
+    });
+    // Several times the timeout: the window is closed, and probes of it are answered.
+    thread::sleep(Duration::from_secs(6));
+    assert!(gateway.records().is_empty(), "{:?}", gateway.records());
+    go.send(()).unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer.trim(), BYTES.to_string());
+    sender.join().unwrap().unwrap();
 }
 
 #[test]

@@ -255,6 +255,7 @@ fn pool(backends: u16) -> Arc<Pool> {
         backup: tier(true, 0),
         connect_timeout: Duration::from_secs(5),
         retries: 2,
+        user_timeout: None,
         queue_timeout: Duration::from_secs(5),
         source: None,
         send_proxy: None,

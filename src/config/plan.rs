@@ -154,6 +154,9 @@ pub struct Listener {
     pub idle_timeout: Duration,
     /// Longest time without a byte after one side has sent FIN.
     pub half_close_timeout: Duration,
+    /// How long what was sent to a client may stay unacknowledged; zero = as long as the system has
+    /// it.
+    pub user_timeout: Duration,
 }
 
 /// `protocol` of a listener, with what only this protocol has a use for.
@@ -378,6 +381,11 @@ pub struct Pool {
     pub slow_start: Duration,
     /// What to do when every backend is down.
     pub all_down: AllDown,
+    /// What becomes of the connections of a backend that its checks take down.
+    pub on_down: OnDown,
+    /// How long what was sent to a backend may stay unacknowledged; zero = as long as the system has
+    /// it.
+    pub user_timeout: Duration,
     /// Local address to connect from.
     pub source: Option<IpAddr>,
     /// Tells the backends whom a connection is from; `None` = nothing is told.
@@ -390,6 +398,15 @@ pub struct Pool {
     pub passive: Option<Passive>,
     /// Never empty; names are unique within the pool.
     pub backends: Vec<Backend>,
+}
+
+/// `on_down`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDown {
+    /// `keep`: they go on, if they can.
+    Keep,
+    /// `reset`: they are reset.
+    Reset,
 }
 
 /// `balance`

@@ -164,6 +164,7 @@ fn listener(
         client_timeout: typed.client_timeout,
         idle_timeout: typed.idle_timeout,
         half_close_timeout: typed.half_close_timeout,
+        user_timeout: typed.user_timeout,
     }
 }
 
@@ -199,6 +200,8 @@ fn pool(typed: Pool, errors: &mut Findings) -> plan::Pool {
         queue_timeout: typed.queue_timeout,
         slow_start: typed.slow_start,
         all_down: typed.all_down,
+        on_down: typed.on_down,
+        user_timeout: typed.user_timeout,
         source: typed.source.or(None),
         send_proxy: typed.send_proxy,
         tls: typed.tls,

@@ -57,6 +57,7 @@ pub(super) struct Listener {
     pub(super) client_timeout: Duration,
     pub(super) idle_timeout: Duration,
     pub(super) half_close_timeout: Duration,
+    pub(super) user_timeout: Duration,
 }
 
 /// `[pool.NAME]`
@@ -70,6 +71,8 @@ pub(super) struct Pool {
     pub(super) queue_timeout: Duration,
     pub(super) slow_start: Duration,
     pub(super) all_down: AllDown,
+    pub(super) on_down: plan::OnDown,
+    pub(super) user_timeout: Duration,
     pub(super) source: Field<Option<IpAddr>>,
     pub(super) send_proxy: Option<plan::SendProxy>,
     pub(super) tls: Option<plan::PoolTls>,
@@ -167,6 +170,7 @@ fn listener(mut section: Section<'_, '_>) -> Listener {
         client_timeout: section.duration("client_timeout").or(Duration::from_secs(10)),
         idle_timeout: section.duration("idle_timeout").or(Duration::from_hours(1)),
         half_close_timeout: section.duration("half_close_timeout").or(Duration::from_mins(1)),
+        user_timeout: section.duration_or_zero("user_timeout").or(Duration::ZERO),
     }
 }
 
@@ -179,6 +183,16 @@ fn pool(name: Spanned<String>, mut section: Section<'_, '_>) -> Pool {
     ]
     .map(|policy| (policy.name(), policy));
     let all_down = [("refuse", AllDown::Refuse), ("try_all", AllDown::TryAll)];
+    let ways = [("keep", plan::OnDown::Keep), ("reset", plan::OnDown::Reset)];
+    let on_down = section.choice("on_down", &ways);
+    let health = section.section("health", &known::HEALTH, health::health);
+    if let Some(on_down) = on_down.as_given()
+        && on_down.value == plan::OnDown::Reset
+        && health.is_absent()
+    {
+        let message = "on_down: without [pool.NAME.health] nothing takes a backend down";
+        section.errors.wrong(on_down.span, message.to_owned());
+    }
     Pool {
         header: section.span,
         name,
@@ -188,10 +202,12 @@ fn pool(name: Spanned<String>, mut section: Section<'_, '_>) -> Pool {
         queue_timeout: section.duration_or_zero("queue_timeout").or(Duration::from_secs(5)),
         slow_start: section.duration_or_zero("slow_start").or(Duration::ZERO),
         all_down: section.choice("all_down", &all_down).or(AllDown::Refuse),
+        on_down: on_down.or(plan::OnDown::Keep),
+        user_timeout: section.duration_or_zero("user_timeout").or(Duration::from_secs(30)),
         source: section.parsed("source", optional(parse_source)),
         send_proxy: section.parsed("send_proxy", optional(guard::parse_send_proxy)).or(None),
         tls: section.section("tls", &known::POOL_TLS, tls::pool).value(),
-        health: section.section("health", &known::HEALTH, health::health).value(),
+        health: health.value(),
         passive: section.section_or_empty("passive", &known::PASSIVE, health::passive),
         backends: section.sections("backend", &known::BACKEND, backend),
     }

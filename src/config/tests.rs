@@ -4,8 +4,8 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use super::plan::{
-    Address, Admin, AllDown, Backend, Balance, Check, Format, Guard, Level, Listener, Log, Pair,
-    Passive, Plan, Pool, Protocol, Runtime, Sandbox,
+    Address, Admin, AllDown, Backend, Balance, Check, Format, Guard, Level, Listener, Log, OnDown,
+    Pair, Passive, Plan, Pool, Protocol, Runtime, Sandbox,
 };
 use super::vocabulary as known;
 use super::{Error, Report, parse};
@@ -93,6 +93,7 @@ fn defaults() {
             client_timeout: seconds(10),
             idle_timeout: seconds(3600),
             half_close_timeout: seconds(60),
+            user_timeout: Duration::ZERO,
         }],
         pools: vec![Pool {
             name: "web".to_owned(),
@@ -102,6 +103,8 @@ fn defaults() {
             queue_timeout: seconds(5),
             slow_start: Duration::ZERO,
             all_down: AllDown::Refuse,
+            on_down: OnDown::Keep,
+            user_timeout: seconds(30),
             source: None,
             send_proxy: None,
             tls: None,
@@ -153,6 +156,7 @@ protocol = "tcp"
 max_connections = 7
 idle_timeout = "2d"
 half_close_timeout = "1ms"
+user_timeout = "45s"
 [pool.z]
 balance = "source_hash"
 connect_timeout = "250ms"
@@ -160,6 +164,8 @@ retries = 0
 queue_timeout = "0s"
 slow_start = "1m"
 all_down = "try_all"
+on_down = "reset"
+user_timeout = "0s"
 source = "10.0.0.9"
 [pool.z.health]
 type = "http"
@@ -214,6 +220,9 @@ expect = "+PONG"
     let [z, a] = &plan.pools[..] else { panic!("pools in the order of the file") };
     assert_eq!((z.name.as_str(), a.name.as_str()), ("z", "a"));
     assert_eq!(z.source, Some("10.0.0.9".parse().unwrap()));
+    assert_eq!(plan.listeners[0].user_timeout, seconds(45));
+    assert_eq!((z.on_down, z.user_timeout), (OnDown::Reset, Duration::ZERO));
+    assert_eq!((a.on_down, a.user_timeout), (OnDown::Keep, seconds(30)));
     assert_eq!(z.passive, None);
     let health = z.health.as_ref().unwrap();
     assert_eq!(health.fast_interval, Duration::from_millis(400), "never above the interval");

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use super::Session;
+use super::{Session, unless_cut};
 use crate::balance::Unavailable;
 use crate::balance::maglev::hash_client;
 use crate::event_loop::{EventLoop, Interest, Watched};
@@ -39,7 +39,6 @@ impl Session {
     ) -> Result<(Lease, Watched<TcpStream>, Option<Box<ClientSession>>), Reason> {
         // Few ever try a second one, and all others would carry the room for it.
         let mut tried: Option<Box<Tried>> = None;
-        let mut connecting = Duration::ZERO;
         loop {
             let lease = match self
                 .lease(pool, client, tried.as_deref().unwrap_or(&NONE_TRIED))
@@ -56,21 +55,25 @@ impl Session {
                 pool.stats.of(self.local.index).retries.add(1);
             }
             self.attempts += 1;
+            let seat = self.local.roster.join(backend.id, self.at, self.local.events.current());
             let (began, mut connected) = loop {
                 let began = Instant::now();
                 let connected = match pool.send_proxy {
-                    None => connect(&self.local.events, pool, backend, client, relay).await,
+                    None => {
+                        let made = pin!(connect(&self.local.events, pool, backend, client, relay));
+                        unless_cut(&seat, made).await
+                    }
                     // Boxed: all others would carry the room for it.
                     Some(version) => {
                         let header = self.header(version, client);
                         let events = &self.local.events;
-                        Box::pin(connect_telling(events, pool, backend, client, relay, header))
-                            .await
+                        let telling = connect_telling(events, pool, backend, client, relay, header);
+                        unless_cut(&seat, Box::pin(telling).as_mut()).await
                     }
                 };
-                match connected {
+                match connected.unwrap_or(Err(Unconnected::Cut)) {
                     Err(Unconnected::Short(error)) if self.queue < pool.queue_timeout => {
-                        Box::pin(self.wait_for_files(client, error)).await?;
+                        self.queue += Box::pin(self.wait_for_files(client, error)).await?;
                     }
                     done => break (began, done),
                 }
@@ -78,15 +81,17 @@ impl Session {
             let mut tls = None;
             if let (Ok(socket), Some(offer)) = (&connected, pool.tls.get(self.local.index)) {
                 let deadline = began + pool.connect_timeout;
-                match Box::pin(self.secure(socket, backend, offer, client, deadline)).await {
+                let mut securing = Box::pin(self.secure(socket, backend, offer, client, deadline));
+                let secured = unless_cut(&seat, securing.as_mut()).await;
+                drop(securing);
+                match secured.unwrap_or(Err(Unconnected::Cut)) {
                     // Boxed: all others would carry the room for it.
                     Ok(session) => tls = Some(Box::new(session)),
                     Err(error) => connected = Err(error),
                 }
             }
             let took = began.elapsed();
-            connecting += took;
-            self.connect = Some(connecting);
+            self.connect = Some(self.connect.unwrap_or_default() + took);
             let stats = backend.stats.of(self.local.index);
             let failure = match connected {
                 Ok(backend) => {
@@ -102,6 +107,11 @@ impl Session {
                     return Err(Reason::ConnectFailed);
                 }
                 Err(Unconnected::ClientGone) => return Err(Reason::ClientReset),
+                // No failure of this connection's, so it takes none of its retries.
+                Err(Unconnected::Cut) => {
+                    tried.get_or_insert_default().push(backend);
+                    continue;
+                }
             };
             stats.connect_failures.of(failure as usize).add(1);
             if failure.is_backends() {
@@ -117,16 +127,16 @@ impl Session {
 
     /// Waits a moment for what the system lacks, as in a queue: it is no time that the backend takes.
     /// Meanwhile the client keeps what it was given, and those behind it wait in the accept queue.
+    /// Returns how long that was.
     async fn wait_for_files(
-        &mut self,
+        &self,
         client: &Watched<TcpStream>,
         error: io::Error,
-    ) -> Result<(), Reason> {
+    ) -> Result<Duration, Reason> {
         self.local.tell_of_shortage("cannot connect to backends for now; connections wait", &error);
         let (began, events) = (Instant::now(), &self.local.events);
         events.sleep_until(events.now() + SHORTAGE_PAUSE).await;
-        self.queue += began.elapsed();
-        if client.has_failed() { Err(Reason::ClientReset) } else { Ok(()) }
+        if client.has_failed() { Err(Reason::ClientReset) } else { Ok(began.elapsed()) }
     }
 
     /// The header that tells a backend whom this connection is from.
@@ -248,6 +258,8 @@ enum Unconnected {
     Misnamed,
     /// The client has broken off meanwhile.
     ClientGone,
+    /// Nobody is to be at this backend any more.
+    Cut,
 }
 
 impl From<io::Error> for Unconnected {

@@ -217,6 +217,7 @@ impl World {
                     limits: Limits {
                         idle: listener.idle_timeout,
                         half_close: listener.half_close_timeout,
+                        user_timeout: unless_zero(listener.user_timeout),
                     },
                     meters,
                 };
@@ -282,6 +283,11 @@ impl World {
             }
         }
     }
+}
+
+/// A time that may be left to the system.
+fn unless_zero(time: Duration) -> Option<Duration> {
+    Some(time).filter(|time| !time.is_zero())
 }
 
 /// What clients of a listener speak.
@@ -400,6 +406,7 @@ impl Ours {
             ordinary: ordinary_tier,
             backup: backup_tier,
             connect_timeout: plan.connect_timeout,
+            user_timeout: unless_zero(plan.user_timeout),
             retries: plan.retries,
             queue_timeout: plan.queue_timeout,
             source: plan.source,

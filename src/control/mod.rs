@@ -66,7 +66,7 @@ use crate::sandbox;
 use crate::systemd::Systemd;
 use crate::tls::client::Prober;
 use crate::tls::tickets::Secret;
-use crate::worker::{Sockets, Workers};
+use crate::worker::{Cut, Sockets, Workers};
 use compile::{Means, World};
 use events::{Events, Kind};
 use failover::Failover;

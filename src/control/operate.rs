@@ -394,7 +394,7 @@ impl Control {
                 one.cut = true;
             }
             // Again and again: some may just have been on their way there.
-            self.workers.crew.cut(backend.id);
+            self.workers.crew.cut(backend.id, Cut::Drained);
         }
         true
     }

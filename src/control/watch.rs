@@ -274,10 +274,26 @@ impl Control {
         let now = Instant::now();
         let ours = &mut self.world.pools[pool];
         let weight = |ours: &compile::Ours| ours.ward.members()[index].weight(WEIGHT_ONE, now);
-        let before = weight(ours);
+        let is_down = |ours: &compile::Ours| ours.ward.members()[index].is_down_by_checks();
+        let (before, was_down) = (weight(ours), is_down(ours));
+        let check_failed = matches!(event, Event::CheckFailed(_));
         let transition = ours.ward.handle(index, event, now);
         if transition.is_some() || weight(ours) != before {
             ours.apply_weights(ours.ward.concerned(index), now);
+        }
+        let resets = self.world.plan.pools[pool].on_down == plan::OnDown::Reset;
+        if check_failed && resets && is_down(ours) {
+            let backend = &ours.members[index].backend;
+            let load = backend.load();
+            if !was_down && load.active() > 0 {
+                let (pool, backend, connections) = (&backend.pool, &backend.name, load.active());
+                tracing::info!(%pool, %backend, connections, "down: its connections are reset");
+            }
+            // With every further failure again: one that had been given its place in a queue may just
+            // have been on its way there. Not where it is sent to for want of anything better.
+            if !was_down || load.weight() == 0 {
+                self.workers.crew.cut(backend.id, Cut::BackendDown);
+            }
         }
         if let Some(transition) = transition {
             self.tell_of(pool, &transition);

@@ -484,6 +484,11 @@ impl Vitals {
         }
     }
 
+    /// Whether its checks say that it is down, whatever else is the case.
+    pub fn is_down_by_checks(&self) -> bool {
+        self.verdict == Verdict::Down
+    }
+
     /// Whether it is ejected, whatever else keeps it from serving.
     pub fn is_ejected(&self) -> bool {
         self.ejected_until.is_some()

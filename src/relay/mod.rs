@@ -8,6 +8,7 @@
 mod flow;
 mod pipe;
 mod side;
+mod vanished;
 
 use std::future::poll_fn;
 use std::net::TcpStream;
@@ -17,6 +18,8 @@ use std::time::{Duration, Instant};
 use crate::event_loop::{EventLoop, Watched};
 use crate::socket;
 use flow::{Broken, Flow, Turn};
+use vanished::{Unacknowledged, pace};
+
 pub use pipe::MOST as MOST_PIPES;
 pub use side::{Plain, Received, Side, Then, Unheard, gather, room, take_leave};
 
@@ -36,6 +39,9 @@ pub struct Limits {
     pub idle: Duration,
     /// Without a byte after one side has sent FIN.
     pub half_close: Duration,
+    /// How long what was sent to the client may stay unacknowledged; `None` = as long as the system
+    /// has it.
+    pub user_timeout: Option<Duration>,
 }
 
 /// How a relayed connection ended.
@@ -84,22 +90,28 @@ impl Relay {
         self.up.taken(bytes);
     }
 
-    /// Relays until the end. `meter(up, down)` is told of bytes delivered to the backend and to the
+    /// Relays until the end. `user_timeout` is [`Limits::user_timeout`] of the backend. `meter(up, down)` is told of bytes delivered to the backend and to the
     /// client. The caller closes the sockets, as a reset unless the end was [`End::Closed`].
-    pub async fn run(
+    pub fn run(
         &mut self,
         events: &EventLoop,
         client: &mut impl Side,
         backend: &mut impl Side,
         limits: &Limits,
+        user_timeout: Option<Duration>,
         mut meter: impl FnMut(u64, u64),
-    ) -> End {
+    ) -> impl Future<Output = End> {
         let mut active = events.now();
         let mut settling = Some(active + SETTLED);
+        // When to look whether what was sent is acknowledged; `None` = nothing has been sent since
+        // all was.
+        let mut look = pace(limits.user_timeout, user_timeout).map(|pace| active + pace);
+        let mut unacknowledged = [Unacknowledged::default(); 2];
         // What the sockets had not got rid of when it was last looked at.
         let mut unsent = (0, 0);
         let mut broken: Option<End> = None;
-        poll_fn(|_| {
+        // All of it is held once, and no reference to it: it is most of a silent connection.
+        poll_fn(move |_| {
             if let Some(end) = broken {
                 return linger(end, events, client, backend, &mut unsent, &mut active);
             }
@@ -128,6 +140,25 @@ impl Relay {
             let now = events.now();
             if up + down > 0 || self.finished() != finished {
                 active = now;
+                look =
+                    look.or_else(|| pace(limits.user_timeout, user_timeout).map(|pace| now + pace));
+            }
+            if let (Some(time), Some(pace)) = (look, pace(limits.user_timeout, user_timeout)) {
+                if now >= time {
+                    let peers = [
+                        (client.socket(), limits.user_timeout, End::ClientReset),
+                        (backend.socket(), user_timeout, End::BackendReset),
+                    ];
+                    let passed = (pace, now.saturating_duration_since(time) + pace);
+                    if let Some(end) = vanished(&mut unacknowledged, peers, passed) {
+                        broken = Some(end);
+                        active = now;
+                        return linger(end, events, client, backend, &mut unsent, &mut active);
+                    }
+                    let pending = unacknowledged.iter().any(|peer| peer.is_pending());
+                    look = pending.then(|| now + pace);
+                }
+                look.into_iter().for_each(|time| events.wake_at(time));
             }
             let (limit, end) = match self.finished() {
                 0 => (limits.idle, End::Idle),
@@ -145,7 +176,6 @@ impl Relay {
             settle(&mut settling, now, events, backend.socket());
             Poll::Pending
         })
-        .await
     }
 
     /// How many of the two directions have finished.
@@ -185,6 +215,20 @@ impl Relay {
 fn queued(socket: &Watched<TcpStream>) -> u32 {
     // A socket that cannot tell has nothing to wait for.
     socket::unsent(socket).unwrap_or(0)
+}
+
+/// How the connection ends if one of its peers has vanished.
+fn vanished(
+    unacknowledged: &mut [Unacknowledged; 2],
+    peers: [(&Watched<TcpStream>, Option<Duration>, End); 2],
+    passed: (Duration, Duration),
+) -> Option<End> {
+    let mut peers = unacknowledged.iter_mut().zip(peers);
+    peers.find_map(|(peer, (socket, patience, end))| {
+        // A socket that tells nothing has failed, or will have at the next event.
+        let acknowledged = || socket::acknowledged(socket).ok();
+        peer.is_gone(queued(socket), acknowledged, patience?, passed).then_some(end)
+    })
 }
 
 /// One side has broken. The end comes when the other has what was sent to it, or takes no more.

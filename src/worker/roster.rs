@@ -1,6 +1,6 @@
 //! Which connections of this worker are at which backend.
 //!
-//! A connection joins when it has reached its backend, and leaves when it ends. The control plane asks
+//! A connection joins when it begins to connect to a backend, and leaves when it ends. The control plane asks
 //! through it how old the oldest ones are, and has those of a backend cut. It costs a connection
 //! twenty-four bytes and two stores; nothing looks at it while connections run but their own entry.
 
@@ -33,7 +33,16 @@ struct Entry {
     since: u32,
     /// `None` where the place is vacant.
     task: Option<Task>,
-    cut: bool,
+    cut: Option<Cut>,
+}
+
+/// Why the connections of a backend are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// The operator's patience with a drain is over.
+    Drained,
+    /// Its checks say that it is down.
+    BackendDown,
 }
 
 impl Roster {
@@ -42,11 +51,11 @@ impl Roster {
         Self { began: now, entries: RefCell::default() }
     }
 
-    /// A connection that was accepted at `since`, and that `task` serves, has reached a backend.
+    /// A connection that was accepted at `since`, and that `task` serves, goes to a backend.
     pub fn join(&self, backend: u64, since: Instant, task: Task) -> Seat<'_> {
         let since = since.saturating_duration_since(self.began).as_secs();
         let since = u32::try_from(since).unwrap_or(u32::MAX);
-        let entry = Entry { backend, since, task: Some(task), cut: false };
+        let entry = Entry { backend, since, task: Some(task), cut: None };
         let mut entries = self.entries.borrow_mut();
         let place = match entries.vacant.pop() {
             Some(place) => {
@@ -62,12 +71,12 @@ impl Roster {
     }
 
     /// Has the connections of a backend end. Returns what serves them, to be woken.
-    pub(super) fn cut(&self, backend: u64) -> Vec<Task> {
+    pub(super) fn cut(&self, backend: u64, why: Cut) -> Vec<Task> {
         let mut entries = self.entries.borrow_mut();
         let of_backend = entries.places.iter_mut().filter(|entry| entry.backend == backend);
         of_backend
             .filter_map(|entry| {
-                entry.cut = true;
+                entry.cut.get_or_insert(why);
                 entry.task
             })
             .collect()
@@ -93,9 +102,9 @@ pub struct Seat<'a> {
 }
 
 impl Seat<'_> {
-    /// Whether the connection is to end now, by a reset.
+    /// Why the connection is to end now, by a reset; `None` = it is not.
     #[inline]
-    pub fn is_cut(&self) -> bool {
+    pub fn cut(&self) -> Option<Cut> {
         self.roster.entries.borrow().places[self.place as usize].cut
     }
 }
@@ -104,7 +113,7 @@ impl Drop for Seat<'_> {
     fn drop(&mut self) {
         let mut entries = self.roster.entries.borrow_mut();
         let entry = &mut entries.places[self.place as usize];
-        (entry.task, entry.cut) = (None, false);
+        (entry.task, entry.cut) = (None, None);
         // No backend has this id: they are counted from 0.
         entry.backend = u64::MAX;
         entries.vacant.push(self.place);
@@ -128,11 +137,12 @@ mod tests {
         assert_eq!(roster.census(), Census::from([(1, at(5)), (2, at(7))]));
         drop(old);
         assert_eq!(roster.census(), Census::from([(1, at(9)), (2, at(7))]));
-        assert_eq!(roster.cut(1).len(), 1);
-        assert!(young.is_cut() && !other.is_cut());
+        assert_eq!(roster.cut(1, Cut::BackendDown).len(), 1);
+        roster.cut(1, Cut::Drained);
+        assert_eq!((young.cut(), other.cut()), (Some(Cut::BackendDown), None));
         drop(young);
         let again = roster.join(1, at(11), task);
-        assert!(!again.is_cut(), "the place of one that was cut is a new one's");
+        assert_eq!(again.cut(), None, "the place of one that was cut is a new one's");
         assert_eq!(roster.entries.borrow().places.len(), 3, "places are used again");
     }
 }

@@ -59,7 +59,7 @@ fn server(armed: &Arc<AtomicBool>) -> (Server, ClientConfig) {
 }
 
 fn listener(name: &str, socket: &TcpListener, protocol: Protocol) -> Arc<Listener> {
-    let limits = Limits { idle: PATIENCE, half_close: PATIENCE };
+    let limits = Limits { idle: PATIENCE, half_close: PATIENCE, user_timeout: None };
     Arc::new(Listener {
         name: name.into(),
         bind: vec![socket.local_addr().unwrap()],

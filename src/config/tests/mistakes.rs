@@ -35,6 +35,11 @@ fn one_mistake_one_error() {
         ),
         ("pool.web.health", "rise = 0", "2:8 rise: 0 is out of range (1 to 65535)"),
         ("pool.web.health", "port = 65536", "2:8 port: 65536 is out of range (0 to 65535)"),
+        (
+            "pool.web",
+            "on_down = 'reset'",
+            "2:11 on_down: without [pool.NAME.health] nothing takes a backend down",
+        ),
         ("listener", "idle_timeout = '0s'", "6:16 idle_timeout: must be longer than zero"),
         (
             "listener",
