@@ -114,7 +114,12 @@ fn assert_vrrp(plan: &Plan) {
     let routers: Vec<_> =
         instances.iter().map(|v| (&v.interface, v.is_ipv6(), v.vrid.get())).collect();
     assert!(is_distinct(&routers));
-    let floating: Vec<_> = instances.iter().flat_map(|v| &v.addresses).map(|f| f.address).collect();
+    let of_link = |address| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    let floating: Vec<_> = instances
+        .iter()
+        .flat_map(|v| v.addresses.iter().map(move |f| (v, f.address)))
+        .map(|(v, address)| (Some(&v.interface).filter(|_| of_link(address)), address))
+        .collect();
     assert!(is_distinct(&floating));
     for vrrp in instances {
         let is_ipv6 = vrrp.is_ipv6();

@@ -107,7 +107,8 @@ fn what_depends_on_the_node() {
     assert_eq!(peers(v6, gw1), Vec::<IpAddr>::new());
     // Peers know a gateway by one address: its own where they are told all nodes, or where it is
     // listed; that of the node, if the host has it, where it is not.
-    let source = |vrrp: &Vrrp, node, has: bool| vrrp.source(Some(node), |_| has);
+    let source =
+        |vrrp: &Vrrp, node, has: bool| vrrp.source(Some(node), |it| has && it == ip("10.0.1.10"));
     assert_eq!(source(public, gw1, false), Some(ip("10.0.1.10")));
     assert_eq!(source(other, gw2, false), Some(ip("10.0.1.11")));
     assert_eq!(source(v6, gw1, true), None);
@@ -400,5 +401,20 @@ fn the_examples_for_a_pair_are_valid() {
         let plan = plan(example);
         assert_eq!(plan.doubts(), Vec::<String>::new());
         assert!(!plan.vrrp.is_empty());
+    }
+}
+
+#[test]
+fn a_link_local_address_is_another_on_each_interface() {
+    let two = |interface: &str, address: &str| {
+        let address = format!("'{address}/64'");
+        let first = VRRP.replace("'10.0.1.100/24'", &address);
+        let second = first.replace("'eth0'", &format!("'{interface}'")).replace("51", "52");
+        format!("{PAIR}{first}{second}")
+    };
+    assert_eq!(plan(&two("eth1", "fe80::1")).vrrp.len(), 2);
+    for (interface, address) in [("eth0", "fe80::1"), ("eth1", "2001:db8::1")] {
+        let [message] = &messages(&two(interface, address))[..] else { panic!("one mistake") };
+        assert!(message.contains(&format!("addresses: {address} is already listed")), "{message}");
     }
 }

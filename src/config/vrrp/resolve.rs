@@ -66,7 +66,8 @@ pub(in crate::config) fn nodes(typed: Field<Vec<Node>>, errors: &mut Findings) -
 struct Taken {
     /// By interface, family (whether it is IPv6) and number.
     vrids: HashMap<(String, bool, u8), Span>,
-    addresses: HashMap<IpAddr, Span>,
+    /// A link-local one is another on each interface, whose name is there too.
+    addresses: HashMap<(Option<String>, IpAddr), Span>,
 }
 
 /// Turns the instances that were typed into those of a plan.
@@ -102,7 +103,7 @@ fn instance(
         Field::Wrong => String::new(),
         Field::Absent => default_name(&typed, names, errors),
     };
-    let family = addresses(&typed.addresses, taken, errors);
+    let family = addresses(&typed.addresses, interface.as_deref(), taken, errors);
     if let (Some(interface), Some(vrid), Some(is_ipv6)) =
         (&interface, typed.vrid.as_given(), family)
     {
@@ -190,10 +191,16 @@ fn default_name(typed: &Vrrp, names: &mut Names, errors: &mut Findings) -> Strin
     name
 }
 
+/// Whether an address means something on its own link only.
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
+
 /// Checks the addresses against each other and those of other instances. Returns whether they are
 /// IPv6; `None` if nobody knows.
 fn addresses(
     typed: &Field<Vec<Spanned<Floating>>>,
+    interface: Option<&str>,
     taken: &mut Taken,
     errors: &mut Findings,
 ) -> Option<bool> {
@@ -208,10 +215,11 @@ fn addresses(
                 .clash(*span, message, first.span)
                 .help("write a [[vrrp]] of its own for each family; they may share a vrid");
         }
-        if let Some(&other) = taken.addresses.get(address) {
+        let key = (interface.filter(|_| is_link_local(*address)).map(str::to_owned), *address);
+        if let Some(&other) = taken.addresses.get(&key) {
             errors.clash(*span, format!("addresses: {address} is already listed"), other);
         } else {
-            taken.addresses.insert(*address, *span);
+            taken.addresses.insert(key, *span);
         }
     }
     let most = if is_ipv6 { MOST_V6 } else { MOST_V4 };

@@ -139,6 +139,10 @@ fn inspect_addresses(
         let ip = floating.address;
         for (interface, _) in interfaces.iter().filter(|(_, has)| has.addresses.contains(&ip)) {
             if *interface != vrrp.interface {
+                if matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+                    // On another link it is another address.
+                    continue;
+                }
                 let message = format!("vrrp {name}: {ip} is on {interface} already");
                 found.faults.push(Fault { message, not_permitted: false });
             } else if !is_owner {

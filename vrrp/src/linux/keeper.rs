@@ -447,6 +447,7 @@ fn holding(member: &Member) -> Holding {
         patience: member.patience,
         index: member.index,
         interface: member.interface.clone(),
+        virtual_mac: member.virtual_mac,
         addresses: member.addresses.iter().filter(ours).copied().collect(),
         source: member.source,
         farewells: member.farewells.clone(),

@@ -1,4 +1,4 @@
-//! Addresses that a process before left behind, as one does that was killed along with its guard.
+//! What a process before left behind, as one does that was killed along with its guard.
 
 use std::io;
 
@@ -15,7 +15,6 @@ pub fn release(settings: &[Settings]) -> Result<Vec<Leftover>, Error> {
     let interfaces = interfaces(&mut netlink).map_err(system("look at addresses"))?;
     let mut leftovers = Vec::new();
     let mut requests = Vec::new();
-    let mut besides = Vec::new();
     for settings in settings {
         let virtual_mac = Wanted::of(settings).map(|wanted| wanted.name);
         let on = |interface: &&Interface| {
@@ -25,9 +24,8 @@ pub fn release(settings: &[Settings]) -> Result<Vec<Leftover>, Error> {
             for found in interface.addresses.iter().filter(|found| found.is_ours()) {
                 if settings.addresses.iter().any(|address| address.ip == found.address.ip) {
                     requests.push(Request::delete(found.index, found.address));
-                    besides.push(vmac::source_rule_gone(found.index, found.address));
                     let interface = interface.name.clone();
-                    leftovers.push(Leftover { interface, address: found.address });
+                    leftovers.push(Leftover { interface, address: Some(found.address) });
                 }
             }
         }
@@ -43,8 +41,29 @@ pub fn release(settings: &[Settings]) -> Result<Vec<Leftover>, Error> {
             Err(error) => return Err(system("delete an address")(error)),
         }
     }
-    // Most had none, which is no trouble.
-    let rules = netlink.apply(besides).map_err(system("delete rules"))?;
-    tracing::debug!(rules = rules.iter().filter(|gone| gone.is_ok()).count(), "rules deleted");
+    // A rule outlives its address, and the interface that it led to.
+    let rules = netlink.rules().map_err(system("look at rules"))?;
+    let ips: Vec<_> = settings.iter().flat_map(|it| &it.addresses).map(|it| it.ip).collect();
+    let rules = rules.into_iter().filter(|rule| vmac::is_rule_for(rule, &ips));
+    let gone = rules.map(vmac::rule_gone).collect::<Vec<_>>();
+    for outcome in netlink.apply(gone).map_err(system("delete rules"))? {
+        if let Err(error) = outcome {
+            tracing::warn!(%error, "a rule for a virtual MAC cannot be deleted");
+        }
+    }
+    for wanted in settings.iter().filter_map(Wanted::of) {
+        let left =
+            interfaces.iter().find(|it| it.name == wanted.name && it.mac == Some(wanted.mac));
+        let Some(left) = left else { continue };
+        match netlink.apply([vmac::link_gone(left.index)]).map(|mut all| all.pop()) {
+            Ok(Some(Err(error))) if was_gone(&error) => {}
+            Ok(Some(Err(error))) | Err(error) => {
+                return Err(system("delete a virtual MAC")(error));
+            }
+            Ok(Some(Ok(())) | None) => {
+                leftovers.push(Leftover { interface: wanted.name, address: None });
+            }
+        }
+    }
     Ok(leftovers)
 }

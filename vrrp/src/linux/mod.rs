@@ -347,18 +347,21 @@ pub enum Event {
     },
 }
 
-/// An address that something before us left behind, and that is gone now.
+/// What something before us left behind, and that is gone now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leftover {
     /// The interface.
     pub interface: String,
-    /// The address.
-    pub address: Address,
+    /// The address on it; `None` = the interface itself, made for a virtual MAC.
+    pub address: Option<Address>,
 }
 
 impl fmt::Display for Leftover {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} on {}", self.address, self.interface)
+        match self.address {
+            Some(address) => write!(f, "{address} on {}", self.interface),
+            None => write!(f, "the virtual MAC {}", self.interface),
+        }
     }
 }
 

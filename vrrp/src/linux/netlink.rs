@@ -16,6 +16,7 @@ use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol, CacheInfo,
 };
 use netlink_packet_route::link::{AfSpecInet, AfSpecUnspec, LinkAttribute, LinkMessage};
+use netlink_packet_route::rule::RuleMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -153,6 +154,21 @@ impl Netlink {
             }
         })?;
         Ok(links)
+    }
+
+    /// All rules of routing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Netlink::addresses`].
+    pub fn rules(&mut self) -> io::Result<Vec<RuleMessage>> {
+        let mut rules = Vec::new();
+        self.dump(RouteNetlinkMessage::GetRule(RuleMessage::default()), |message| {
+            if let RouteNetlinkMessage::NewRule(message) = message {
+                rules.push(message);
+            }
+        })?;
+        Ok(rules)
     }
 
     fn dump(

@@ -329,10 +329,15 @@ fn set_anyhow(
     netlink.apply([Request::set_ipv4(interface.index, *number, value)])?.into_iter().collect()
 }
 
-fn delete(netlink: &mut Netlink, index: u32) {
+/// Deletes an interface that was made for a virtual MAC, and with it its addresses and routes.
+pub fn link_gone(index: u32) -> Request {
     let mut link = LinkMessage::default();
     link.header.index = index;
-    let request = Request::new(RouteNetlinkMessage::DelLink(link), 0);
+    Request::new(RouteNetlinkMessage::DelLink(link), 0)
+}
+
+fn delete(netlink: &mut Netlink, index: u32) {
+    let request = link_gone(index);
     let outcome: io::Result<()> =
         netlink.apply([request]).and_then(|all| all.into_iter().collect());
     if let Err(error) = outcome {
@@ -377,6 +382,19 @@ pub fn source_routes(index: u32, address: Address) -> Vec<Request> {
 /// Takes away of [`source_routes`] what does not go with the address.
 pub fn source_rule_gone(index: u32, address: Address) -> Request {
     Request::new(RouteNetlinkMessage::DelRule(rule(index, address)), 0)
+}
+
+/// Whether a rule was made for a virtual MAC that has one of these addresses.
+pub fn is_rule_for(rule: &RuleMessage, ips: &[IpAddr]) -> bool {
+    let has = |wanted: &RuleAttribute| rule.attributes.contains(wanted);
+    has(&RuleAttribute::Priority(RULE_PRIORITY))
+        && has(&RuleAttribute::Protocol(RouteProtocol::Other(MARK)))
+        && ips.iter().any(|ip| has(&RuleAttribute::Source(*ip)))
+}
+
+/// Deletes a rule that there is.
+pub fn rule_gone(rule: RuleMessage) -> Request {
+    Request::new(RouteNetlinkMessage::DelRule(rule), 0)
 }
 
 fn rule(index: u32, address: Address) -> RuleMessage {

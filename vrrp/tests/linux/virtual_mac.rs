@@ -51,3 +51,44 @@ fn the_physical_address_never_leaves_with_the_shared_one() {
     let rules = lab.one.ip("rule show");
     assert!(!rules.contains(VIP), "{rules}");
 }
+
+#[test]
+fn nothing_of_a_killed_router_stays() {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+
+    let lab = Lab::new();
+    let arguments = "eth0 51 200 100ms 10.0.0.100/24 mac";
+    let clean = || {
+        let (links, rules) = (lab.one.ip("link show"), lab.one.ip("rule show"));
+        !links.contains("vrrp.51") && !rules.contains(VIP)
+    };
+    let started = || {
+        let one = lab.one.router(arguments);
+        one.wait_for("transition backup master");
+        eventually("the rule", || lab.one.ip("rule show").contains(VIP));
+        one
+    };
+    // The guard does it.
+    started().signal(Signal::SIGKILL);
+    eventually("all is taken away", clean);
+    // It is gone too, and the kernel has ended the address.
+    let kill_both = || {
+        let one = started();
+        kill(Pid::from_raw(one.guard().unwrap()), Signal::SIGKILL).unwrap();
+        one.signal(Signal::SIGKILL);
+        drop(one);
+        eventually("no address", || !lab.one.has(VIP));
+        assert!(!clean());
+    };
+    kill_both();
+    let settings = super::process::settings(arguments);
+    let released = lab.one.run(|| lockgate_vrrp::linux::release_leftovers(&[settings]).unwrap());
+    let released: Vec<_> = released.iter().map(ToString::to_string).collect();
+    assert_eq!(released, ["the virtual MAC vrrp.51"]);
+    assert!(clean());
+    // Or the next that starts there.
+    kill_both();
+    started().stop();
+    assert!(clean());
+}

@@ -29,6 +29,8 @@ pub struct Holding {
     pub index: u32,
     /// Its name.
     pub interface: String,
+    /// Whether that was made for a virtual MAC.
+    pub virtual_mac: bool,
     /// The addresses.
     pub addresses: Vec<Address>,
     /// Where adverts come from.
@@ -56,6 +58,7 @@ impl Message {
                 out.extend(patience.to_ne_bytes());
                 out.extend(holding.index.to_ne_bytes());
                 put_octets(&mut out, holding.interface.as_bytes());
+                out.push(u8::from(holding.virtual_mac));
                 put_ip(&mut out, holding.source);
                 put_length(&mut out, holding.addresses.len());
                 for address in &holding.addresses {
@@ -84,6 +87,7 @@ impl Message {
                 patience: Duration::from_millis(u32::from_ne_bytes(take(&mut rest)?).into()),
                 index: u32::from_ne_bytes(take(&mut rest)?),
                 interface: String::from_utf8(take_octets(&mut rest)?.to_vec()).ok()?,
+                virtual_mac: take::<1>(&mut rest)? != [0],
                 source: take_ip(&mut rest)?,
                 addresses: {
                     let count = take_length(&mut rest)?;
@@ -158,6 +162,7 @@ mod tests {
             patience: Duration::from_millis(500),
             index: 3,
             interface: "eth0".to_owned(),
+            virtual_mac: true,
             addresses: vec![address("10.0.0.100", 24), address("2001:db8::1", 64)],
             source: "10.0.0.1".parse().unwrap(),
             farewells: vec![("224.0.0.18".parse().unwrap(), vec![0x31, 51, 0])],

@@ -25,7 +25,7 @@ use nix::unistd::setsid;
 use super::{BEAT, Holding, Message};
 use crate::linux::netlink::{Netlink, Request, was_gone};
 use crate::linux::sockets::Sender;
-use crate::linux::{sys, thread};
+use crate::linux::{sys, thread, vmac};
 use crate::types::Moment;
 
 /// Below the driver and the keeper: it only acts when they do not.
@@ -127,6 +127,7 @@ pub fn run() -> ExitCode {
             Some(Message::GoodBye) => return ExitCode::SUCCESS,
             None => {
                 give_up(&mut guarded, &mut netlink, |_| true);
+                clean_up(&guarded, &mut netlink);
                 return ExitCode::SUCCESS;
             }
         }
@@ -192,5 +193,25 @@ fn give_up(guarded: &mut BTreeMap<u32, Held>, netlink: &mut Netlink, fits: impl 
             }
         }
         Err(error) => tracing::warn!(%error, "the guard cannot delete addresses"),
+    }
+}
+
+/// Takes away what was made for virtual MACs: the process does not come back.
+fn clean_up(guarded: &BTreeMap<u32, Held>, netlink: &mut Netlink) {
+    let made = guarded.values().map(|held| &held.holding).filter(|holding| holding.virtual_mac);
+    let requests: Vec<_> = made
+        .flat_map(|holding| {
+            let index = holding.index;
+            let rules = holding.addresses.iter().map(move |it| vmac::source_rule_gone(index, *it));
+            rules.chain([vmac::link_gone(index)])
+        })
+        .collect();
+    match netlink.apply(requests) {
+        Ok(outcomes) => {
+            let done = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+            // Link-local addresses have no rules.
+            tracing::debug!(done, of = outcomes.len(), "virtual MACs are taken away");
+        }
+        Err(error) => tracing::warn!(%error, "the guard cannot take virtual MACs away"),
     }
 }
