@@ -22,6 +22,7 @@ pub mod preflight;
 mod probe;
 mod process;
 mod pulse;
+mod reading;
 mod reload;
 mod resolve;
 mod room;
@@ -370,9 +371,15 @@ impl Control {
         let now = SystemTime::now();
         let renewals = self.material.renew(now);
         if !renewals.is_empty() {
-            // A new key may have come with other permissions.
-            for doubt in secrets::exposed(&self.world.plan) {
-                tracing::warn!("{doubt}");
+            // A new key may have come with other permissions. Others may be on a file system that
+            // hangs.
+            let plan = self.world.plan.clone();
+            let looking = std::thread::Builder::new().name("files-secret".to_owned());
+            let looking = looking.spawn(move || {
+                secrets::exposed(&plan).iter().for_each(|doubt| tracing::warn!("{doubt}"));
+            });
+            if let Err(error) = looking {
+                tracing::error!(%error, "no thread to look at the permissions of secrets");
             }
         }
         for renewal in renewals {

@@ -94,7 +94,8 @@ impl Control {
         let named = self.named.as_deref();
         let node = node::Host::this().choose(&plan.nodes, named)?.cloned();
         failover::check_programs(&plan)?;
-        let mut material = Material::read(&plan, &self.secret).map_err(Failure::Material)?;
+        let read = reading::material(&plan, &self.secret).await;
+        let mut material = read.map_err(Failure::Material)?;
         let workers = self.workers.crew.connections_by_worker().count();
         let before = self.world.binds();
         let sockets = loop {

@@ -67,7 +67,7 @@ impl Control {
         // Everything that can be refused comes first.
         let node = node::Host::this().choose(&plan.nodes, named)?.cloned();
         failover::check_programs(&plan)?;
-        let material = Material::read(&plan, &secret).map_err(Failure::Material)?;
+        let material = reading::material(&plan, &secret).await.map_err(Failure::Material)?;
         let admin = Admin::open(&plan.admin, &Admin::default(), &mut inheritance).await?;
         let handed: HashSet<_> = inheritance.sockets.keys().copied().collect();
         let sockets =

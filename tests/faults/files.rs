@@ -7,8 +7,11 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
+use tempfile::TempDir;
 
-use crate::harness::{Config, Gateway, Server, held, until, unused_address, visit};
+use crate::harness::{
+    Config, Gateway, Launch, Server, begin_to_hang, held, until, unused_address, visit,
+};
 
 /// Has it read its file again as it is, and says whether it was taken over.
 fn reload(gateway: &Gateway) -> bool {
@@ -84,4 +87,38 @@ fn a_file_that_changes_while_it_is_read_is_taken_whole_or_not_at_all() {
     }
     assert!(reload(&gateway) || reload(&gateway), "the whole file is taken over");
     assert_eq!(visit(address).unwrap(), "a");
+}
+
+#[test]
+fn a_file_system_that_hangs_holds_up_nothing_that_does_not_need_it() {
+    let root = TempDir::with_prefix("lockgate-").unwrap();
+    let (list, other) = (root.path().join("inner/list"), root.path().join("other"));
+    let inner = list.parent().unwrap();
+    fs::create_dir(inner).unwrap();
+    fs::write(&list, "192.0.2.1\n").unwrap();
+    fs::write(&other, "192.0.2.2\n").unwrap();
+    let (server, address) = (Server::named("a"), unused_address());
+    let config = |lists: &str| Config::new(address).backend(&server, "").listener(lists);
+    let both = config(&format!("deny = [{list:?}]\nallow = [\"127.0.0.0/8\", {other:?}]"));
+    let mut gateway = Launch::new(both).under(&["unshare", "--mount"]).start();
+    let mut hanging = begin_to_hang(gateway.pid(), inner).args(["sleep", "600"]).spawn().unwrap();
+    gateway.await_log("the file system of one of these files hangs");
+
+    // It is told of once, and all goes on.
+    assert_eq!(visit(address).unwrap(), "a");
+    assert_eq!(gateway.request("GET", "/healthz").unwrap().0, 200);
+    let log = gateway.stderr().len();
+    assert!(!reload(&gateway), "lists that cannot be read were taken over");
+    gateway.await_log(&format!("{}: no answer for 5 s", list.display()));
+    assert_eq!(visit(address).unwrap(), "a");
+    assert!(!gateway.stderr()[log..].contains("one of these files hangs"));
+    gateway.reload(config(&format!("allow = [\"127.0.0.0/8\", {other:?}]")));
+    fs::write(&other, "192.0.2.2\n192.0.2.3\n").unwrap();
+    gateway.await_log("allow and deny go by changed files");
+
+    // Threads that hang are not waited for.
+    gateway.signal(Signal::SIGTERM);
+    assert!(gateway.wait().success());
+    hanging.kill().unwrap();
+    hanging.wait().unwrap();
 }

@@ -2,6 +2,7 @@
 //! answers.
 
 use std::path::Path;
+use std::process::Command;
 
 /// Mounts it at its first argument, and becomes the program that the others are. It has the device:
 /// when it ends, whoever still hangs is released.
@@ -21,4 +22,12 @@ os.execvp(sys.argv[2], sys.argv[2:])
 pub fn hanging(path: &Path) -> [&str; 6] {
     let path = path.to_str().expect("a path that is text");
     ["unshare", "--mount", "python3", "-c", MOUNT, path]
+}
+
+/// The beginning of a command that does the same to a process which began so, and becomes the program
+/// that follows: when that ends, whoever hangs is released.
+pub fn begin_to_hang(process: u32, path: &Path) -> Command {
+    let mut command = Command::new("nsenter");
+    command.args([&format!("--mount=/proc/{process}/ns/mnt"), "python3", "-c", MOUNT]).arg(path);
+    command
 }

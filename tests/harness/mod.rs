@@ -35,7 +35,7 @@ pub use config::Config;
 pub use events::Events;
 pub use frozen::Frozen;
 pub use gateway::{Gateway, Launch, lockgate, output_of};
-pub use hanging::hanging;
+pub use hanging::{begin_to_hang, hanging};
 pub use noise::Noise;
 pub use servers::{Http, Server};
 
