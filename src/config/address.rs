@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::findings::{Problem, quote, shorten};
 use super::plan::{Address, Network, SniPattern};
+use crate::proto::name::{HostName, NotAName};
 
 /// Longest name of a listener, pool or backend, in characters.
 pub(super) const MAX_NAME: usize = 128;
@@ -223,34 +224,22 @@ pub(super) fn usable(ip: IpAddr) -> Result<IpAddr, Problem> {
     Ok(ip)
 }
 
-/// A host name by RFC 1123, section 2.1, in lower case and without its trailing dot.
-fn parse_host_name(text: &str) -> Result<String, Problem> {
-    let name = text.strip_suffix('.').unwrap_or(text);
+/// A host name, in lower case and without its trailing dot. The rules are those of [`HostName`], for
+/// all names there are.
+pub(super) fn parse_host_name(text: &str) -> Result<String, Problem> {
     let problem = |why: &str| Problem::new(format!("{} is not a host name: {why}", quote(text)));
-    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
-    if let Some(c) = name.chars().find(|&c| !allowed(c)) {
-        return Err(problem(&format!("{} is not allowed in one", quote(&c.to_string()))));
-    }
-    if name.len() > 253 {
-        return Err(problem("it is longer than 253 characters"));
-    }
-    for label in name.split('.') {
-        if label.is_empty() {
-            return Err(problem("a label is empty"));
+    match HostName::read(text.as_bytes()) {
+        Ok(name) => Ok(name.as_str().to_owned()),
+        Err(NotAName::Character(at)) => {
+            let found = text.get(at..).and_then(|rest| rest.chars().next());
+            let found = found.map(String::from).unwrap_or_default();
+            Err(problem(&format!("{} is not allowed in one", quote(&found))))
         }
-        if label.len() > 63 {
-            return Err(problem("a label is longer than 63 characters"));
+        Err(NotAName::Numeric) => {
+            Err(Problem::new(format!("{} is not an IP address", quote(text))))
         }
-        if label.starts_with('-') || label.ends_with('-') {
-            return Err(problem("a label begins or ends with '-'"));
-        }
+        Err(flaw) => Err(problem(&flaw.to_string())),
     }
-    // The RFC tells addresses and names apart by their last label: no top-level domain is a number.
-    let last = name.rsplit('.').next().unwrap_or_default();
-    if last.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(Problem::new(format!("{} is not an IP address", quote(text))));
-    }
-    Ok(name.to_ascii_lowercase())
 }
 
 #[cfg(test)]
@@ -300,6 +289,8 @@ mod tests {
             ("[::1]:80", "[::1]:80"),
             ("Web-1.Example.COM.:8080", "web-1.example.com:8080"),
             ("localhost:1", "localhost:1"),
+            ("my_db:5432", "my_db:5432"),
+            ("_a._B_:1", "_a._b_:1"),
             ("3com.com:1", "3com.com:1"),
             ("10.0.0.1.nip.io:1", "10.0.0.1.nip.io:1"),
         ] {
@@ -313,7 +304,6 @@ mod tests {
         let long_name = format!("{}example:80", "a.".repeat(124));
         for (text, part) in [
             ("0.0.0.0:80", "is no address to connect to"),
-            ("host_1:80", "'_' is not allowed"),
             ("a..b:80", "a label is empty"),
             ("-a:80", "begins or ends with '-'"),
             ("a-.b:80", "begins or ends with '-'"),

@@ -13,6 +13,7 @@ use super::reader::{Field, Section};
 use super::schema::optional;
 use super::units::format_duration;
 use super::value::{number, text};
+use crate::proto::http_head::Host;
 
 /// Most checks or failures in a row that a verdict may wait for.
 const MAX_COUNT: u32 = 65_535;
@@ -172,10 +173,17 @@ fn parse_path(text: &str) -> Result<String, Problem> {
     Ok(text.to_owned())
 }
 
+/// What `host` may be.
+const HOST_HEADER: &str = "write a host name, as in \"www.example.com\", or an address";
+
 fn parse_host_header(text: &str) -> Result<String, Problem> {
     match text.chars().find(|c| !c.is_ascii_graphic() || *c == '/') {
-        Some(c) => Err(unfit_character(c).help("write a host name, as in \"www.example.com\"")),
-        None => Ok(text.to_owned()),
+        Some(c) => Err(unfit_character(c).help(HOST_HEADER)),
+        // As it is written: a trailing dot or a port may be what the backend wants.
+        None => match Host::parse(text) {
+            Some(_) => Ok(text.to_owned()),
+            None => Err(Problem::new(format!("{} is not a host", quote(text))).help(HOST_HEADER)),
+        },
     }
 }
 

@@ -18,27 +18,71 @@ pub struct HostName {
     length: u8,
 }
 
+/// Why a text is not the name of a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAName {
+    /// At this byte begins a character that no name has.
+    #[error("a character is not allowed in one")]
+    Character(usize),
+    /// More than [`LONGEST`] characters, with the dot at the end.
+    #[error("it is longer than 253 characters")]
+    TooLong,
+    /// Nothing at all, or nothing before, between or after two dots.
+    #[error("a label is empty")]
+    EmptyLabel,
+    /// A label of more than 63 characters.
+    #[error("a label is longer than 63 characters")]
+    LongLabel,
+    /// A hyphen at the end of a label.
+    #[error("a label begins or ends with '-'")]
+    Hyphen,
+    /// The last label is a number.
+    #[error("it ends in a number, as only an IPv4 address does")]
+    Numeric,
+}
+
 impl HostName {
-    /// Reads a name; `None` if it is not one.
+    /// Reads a name; `None` if it is not one. The rules are those of [`HostName::read`].
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        Self::read(text).ok()
+    }
+
+    /// Reads a name. There is no other rule for names: configuration, SNI and `Host` are read here,
+    /// and rustls, which reads SNI once more where TLS is terminated, accepts the same.
     ///
     /// One dot at the end is left out, as nginx does it: `example.com.` is the same host. Labels
-    /// may hold `_`, and `-` at either end, which RFC 1123 section 2.1 does not allow and real
-    /// hosts have. A name whose last label is a number is not a name but an attempt at an IPv4
-    /// address (RFC 1123 section 2.1: the highest label is alphabetic).
-    pub fn parse(text: &[u8]) -> Option<Self> {
+    /// may hold `_`, which RFC 1123 section 2.1 does not allow and real hosts have (those of
+    /// containers, SRV records), but neither begin nor end with `-`. A name whose last label is a
+    /// number is not a name but an attempt at an IPv4 address (RFC 1123 section 2.1: the highest
+    /// label is alphabetic).
+    pub fn read(text: &[u8]) -> Result<Self, NotAName> {
+        let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+        if text.len() > LONGEST {
+            return Err(NotAName::TooLong);
+        }
+        if let Some(at) = text.iter().position(|byte| !allowed(byte)) {
+            return Err(NotAName::Character(at));
+        }
         let text = text.strip_suffix(b".").unwrap_or(text);
-        let mut name = Self { bytes: [0; LONGEST], length: u8::try_from(text.len()).ok()? };
-        let (mut label, mut numeric) = (0, true);
-        for (to, &from) in name.bytes.get_mut(..text.len())?.iter_mut().zip(text) {
-            match from {
-                b'.' if (1..=LONGEST_LABEL).contains(&label) => (label, numeric) = (0, true),
-                b'0'..=b'9' => label += 1,
-                b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'_' => (label, numeric) = (label + 1, false),
-                _ => return None,
+        let mut numeric = false;
+        for label in text.split(|&byte| byte == b'.') {
+            match label {
+                [] => return Err(NotAName::EmptyLabel),
+                _ if label.len() > LONGEST_LABEL => return Err(NotAName::LongLabel),
+                [b'-', ..] | [.., b'-'] => return Err(NotAName::Hyphen),
+                _ => numeric = label.iter().all(u8::is_ascii_digit),
             }
+        }
+        if numeric {
+            return Err(NotAName::Numeric);
+        }
+        let mut name = Self { bytes: [0; LONGEST], length: 0 };
+        for (to, from) in name.bytes.iter_mut().zip(text) {
             *to = from.to_ascii_lowercase();
         }
-        ((1..=LONGEST_LABEL).contains(&label) && !numeric).then_some(name)
+        // At most `LONGEST`, which is less than 256.
+        name.length = text.len() as u8;
+        Ok(name)
     }
 
     /// The name.
@@ -87,7 +131,9 @@ mod tests {
             ("xn--bcher-kva.example", "xn--bcher-kva.example"),
             ("_dmarc.a_b.example", "_dmarc.a_b.example"),
             ("r3---sn.example", "r3---sn.example"),
-            ("-a-.example", "-a-.example"),
+            ("my_db", "my_db"),
+            ("_", "_"),
+            ("a_._b", "a_._b"),
             ("1.2.3.a", "1.2.3.a"),
             ("0x7f.1a", "0x7f.1a"),
         ] {
@@ -100,7 +146,8 @@ mod tests {
         let label = "a".repeat(63);
         let long = format!("{label}.{label}.{label}.{}", &label[..61]);
         assert_eq!(parsed(&long), Some(long.clone()));
-        assert_eq!(parsed(&format!("{long}.")), Some(long.clone()));
+        assert_eq!(parsed(&format!("{long}.")), None, "254 characters");
+        assert_eq!(parsed(&format!("{}.", &long[..252])), Some(long[..252].to_owned()));
         assert_eq!(parsed(&format!("{long}a")), None, "254 characters");
         assert_eq!(parsed(&format!("{label}a.example")), None, "a label of 64");
         assert_eq!(parsed(&format!("example.{label}a")), None, "a label of 64");
@@ -112,6 +159,11 @@ mod tests {
             "a..",
             ".a",
             "a..b",
+            "-a.example",
+            "a-.example",
+            "example.-a",
+            "example.a-",
+            "-",
             "a b",
             "a\0b",
             "a\r\nb",

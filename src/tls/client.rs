@@ -21,6 +21,7 @@ use super::clock::Clock;
 use super::server::SetupError;
 use super::suites::Suites;
 use super::trust::Authorities;
+use crate::proto::name::HostName;
 
 /// How many sessions a client keeps for the next connection: a session takes 1 to 2 KiB.
 const SESSIONS: usize = 256;
@@ -47,11 +48,14 @@ impl PeerName {
     /// A DNS name, with or without the dot of the root, or an address. Addresses are looked for
     /// in certificates, and not sent (RFC 6066, section 3).
     pub fn parse(name: &str) -> Result<Self, BadName> {
-        let dotless = name.strip_suffix('.').unwrap_or(name);
-        match ServerName::try_from(dotless) {
-            Ok(parsed) => Ok(Self(parsed.to_owned())),
-            Err(_) => Err(BadName(name.to_owned())),
+        if let Ok(address) = name.parse::<IpAddr>() {
+            return Ok(address.into());
         }
+        let bad = || BadName(name.to_owned());
+        // By itself rustls takes a dot more at the end.
+        let host = HostName::parse(name.as_bytes()).ok_or_else(bad)?;
+        let parsed = ServerName::try_from(host.as_str()).map_err(|_| bad())?;
+        Ok(Self(parsed.to_owned()))
     }
 }
 

@@ -505,3 +505,101 @@ proptest! {
         }
     }
 }
+
+/// A configuration with `name` in each place where it has the name of a host.
+fn configured(name: &str) -> [(&'static str, Result<(), String>); 6] {
+    use crate::config::{accepts, parse};
+    let whole = |section: &str, address: &str| {
+        let listener = "[[listener]]\nname = \"l\"\nbind = \"0.0.0.0:80\"\npool = \"p\"\n";
+        let backend = format!("[[pool.p.backend]]\nname = \"b\"\naddress = \"{address}:80\"\n");
+        let source = format!("{listener}{section}\n{backend}");
+        parse("t.toml", &source).map(drop).map_err(|error| error.to_string())
+    };
+    let health = format!("[pool.p.health]\ntype = \"http\"\nhost = \"{name}\"");
+    let tls = format!("[pool.p.tls]\nsni = \"{name}\"");
+    [
+        ("address", accepts::backend(&format!("{name}:80")).map(drop)),
+        ("sni of a route", accepts::sni(name).map(drop)),
+        ("sni of a route, below it", accepts::sni(&format!("*.{name}")).map(drop)),
+        ("address in a file", whole("", name)),
+        ("health.host", whole(&health, "10.0.0.1")),
+        ("tls.sni", whole(&tls, "10.0.0.1")),
+    ]
+}
+
+/// The least that rustls reads as a hello, with a name.
+fn asking(name: &str) -> Vec<u8> {
+    hello(&[
+        named(name.as_bytes()),
+        extension(10, &vector16(&[0, 0x1d])),
+        extension(13, &vector16(&[4, 3, 8, 4])),
+        extension(43, &vector8(&[3, 4])),
+        extension(51, &vector16(&[vec![0, 0x1d], vector16(&[6; 32])].concat())),
+    ])
+}
+
+#[test]
+fn names_are_the_same_wherever_they_are() {
+    use crate::proto::http_head::Host;
+    use crate::proto::name::HostName;
+    use crate::tls::client::PeerName;
+    let label = "a".repeat(63);
+    let longest = format!("{label}.{label}.{label}.{}", &label[..61]);
+    let good = [
+        "example.com",
+        "Example.COM.",
+        "localhost",
+        "my_db",
+        "_",
+        "_sip._tcp.a_b_.example",
+        "a_.b",
+        "r3---sn.example",
+        "xn--bcher-kva.example",
+        "3com.com",
+        "10.0.0.1.nip.io",
+        "1.2.3.a",
+        &label,
+        &longest,
+    ];
+    let (long_label, too_long) = (format!("{label}a.example"), format!("{longest}."));
+    let bad = [
+        ".",
+        "a..b",
+        ".a",
+        "a..",
+        "-a.example",
+        "a-.example",
+        "example.-a",
+        "example.a-",
+        "a b",
+        "a%b",
+        "bücher.example",
+        "a.1",
+        "127.1",
+        "2130706433",
+        &long_label,
+        &too_long,
+    ];
+    let judged = good.map(|name| (name, true)).into_iter().chain(bad.map(|name| (name, false)));
+    for (name, fine) in judged {
+        for (place, verdict) in configured(name) {
+            assert_eq!(verdict.is_ok(), fine, "{place}: {name:?}: {verdict:?}");
+        }
+        assert_eq!(Host::parse(name).is_some(), fine, "Host, {name:?}");
+        assert_eq!(PeerName::parse(name).is_ok(), fine, "towards backends, {name:?}");
+        let asked = HostName::parse(name.as_bytes()).map(|name| name.to_string());
+        assert_eq!(asked.is_some(), fine, "{name:?}");
+        let bytes = asking(name);
+        // Passed through and terminated: the second is read by rustls as well.
+        assert_eq!(seen(&bytes).0, asked, "SNI, {name:?}");
+        let terminated = rustls_reads(&bytes).and_then(|(name, _)| name);
+        let terminated = terminated.and_then(|name| HostName::parse(name.as_bytes()));
+        assert_eq!(terminated.map(|name| name.to_string()), asked, "rustls, {name:?}");
+    }
+    // An address is a host, but never the name of one.
+    for address in ["10.0.0.1", "::1"] {
+        assert!(crate::config::accepts::sni(address).is_err(), "{address}");
+        assert_eq!(seen(&asking(address)).0, None);
+        assert_eq!(rustls_reads(&asking(address)).and_then(|(name, _)| name), None);
+    }
+}
