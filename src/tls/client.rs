@@ -5,13 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use rustls::ClientConfig;
 use rustls::client::Resumption;
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::client::danger::ServerCertVerifier;
+use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -21,6 +19,7 @@ use super::clock::Clock;
 use super::server::SetupError;
 use super::suites::Suites;
 use super::trust::Authorities;
+use super::verify::{AnyCertificate, Servers};
 use crate::proto::name::HostName;
 
 /// How many sessions a client keeps for the next connection: a session takes 1 to 2 KiB.
@@ -31,7 +30,8 @@ const SESSIONS: usize = 256;
 pub enum Trust {
     /// All: encryption against those who only listen.
     Anyone,
-    /// Those with a certificate, for the name that is asked for, of one of these.
+    /// Those with a certificate, for the name that is asked for, of one of these; or with one of
+    /// these itself, for that name if it has alternative names.
     Authorities(Authorities),
 }
 
@@ -166,6 +166,15 @@ fn with_own_sessions(common: Arc<ClientConfig>) -> (Arc<ClientConfig>, Arc<Clien
     (common, Arc::new(own))
 }
 
+/// Who judges the certificates of backends.
+pub(super) fn verifier(trust: Trust) -> Result<Arc<dyn ServerCertVerifier>, SetupError> {
+    let provider = Suites::recommended().provider();
+    Ok(match trust {
+        Trust::Anyone => Arc::new(AnyCertificate(provider)),
+        Trust::Authorities(authorities) => Arc::new(Servers::new(authorities, provider)?),
+    })
+}
+
 /// What rustls is told of all this.
 fn config(
     trust: Trust,
@@ -173,17 +182,7 @@ fn config(
     clock: Clock,
 ) -> Result<ClientConfig, SetupError> {
     let provider = Suites::recommended().provider();
-    let verifier: Arc<dyn ServerCertVerifier> = match trust {
-        Trust::Anyone => Arc::new(AnyCertificate(Arc::clone(&provider))),
-        Trust::Authorities(authorities) => {
-            let Authorities { roots, revoked, .. } = authorities;
-            WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
-                .with_crls(revoked)
-                .enforce_revocation_expiration()
-                .build()
-                .map_err(SetupError::refused)?
-        }
-    };
+    let verifier = verifier(trust)?;
     let builder = ClientConfig::builder_with_details(provider, Arc::new(clock))
         .with_safe_default_protocol_versions()
         .map_err(SetupError::refused)?
@@ -237,45 +236,5 @@ impl Prober {
             (Ask::Backend | Ask::Client, Err(_)) => ServerName::from(stream.peer_addr()?.ip()),
         };
         TlsConnector::from(self.0.config()).connect(name, stream).await
-    }
-}
-
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signed, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -17,6 +17,7 @@ pub mod session;
 pub mod suites;
 pub mod tickets;
 pub mod trust;
+mod verify;
 
 #[cfg(test)]
 mod tests;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{Context, SHA256};
 
+use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
 use rustls::{Error, ServerConfig};
 
@@ -16,6 +16,7 @@ use super::refusal::{self, Refused};
 use super::suites::Suites;
 use super::tickets::{LIFETIME_HOURS, LIFETIME_HOURS_WITH_CLIENT_CERTIFICATES, Secret, Tickets};
 use super::trust::Authorities;
+use super::verify::Clients;
 use crate::stats::HandshakeFailure;
 
 /// The oldest version that is spoken. There are none before 1.2, which RFC 8996 forbids.
@@ -184,16 +185,8 @@ fn verifier(
         ClientAuth::Optional(authorities) => (authorities, false),
         ClientAuth::Required(authorities) => (authorities, true),
     };
-    let roots = Arc::clone(&authorities.roots);
-    // A list out of date, or none for an authority of the chain, lets nobody in: as with OpenSSL,
-    // and as RFC 5280, section 6.3.3 has it.
-    let mut builder = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider))
-        .with_crls(authorities.revoked.iter().cloned())
-        .enforce_revocation_expiration();
-    if !required {
-        builder = builder.allow_unauthenticated();
-    }
-    builder.build().map(Some).map_err(SetupError::refused)
+    let clients = Clients::new(authorities.clone(), Arc::clone(provider), required)?;
+    Ok(Some(Arc::new(clients)))
 }
 
 /// What a ticket must agree with, as a resumed session repeats no check of the client, and for

@@ -5,13 +5,21 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use rustls::RootCertStore;
-use rustls::pki_types::CertificateRevocationListDer;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use rustls::{DistinguishedName, RootCertStore};
+use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
+use x509_parser::x509::X509Version;
 
 use super::inspect;
 use super::pem::{self, FileError, Problem};
+use super::suites::Suites;
+use super::verify::{self, Clients};
+
+/// What `openssl ca -gencrl` makes unless it is told otherwise.
+const OLD_LIST: &str = "it has version 1, and 2 is needed: `crl_extensions` in openssl.cnf, or \
+                        `-crlexts`, has `openssl ca -gencrl` make it";
 
 /// Where distributions keep the roots: Debian, Ubuntu and Arch; Fedora and RHEL; openSUSE; Alpine.
 const SYSTEM_ROOTS: [&str; 4] = [
@@ -24,8 +32,15 @@ const SYSTEM_ROOTS: [&str; 4] = [
 /// Authorities that are trusted, and what they have revoked.
 #[derive(Clone, Debug)]
 pub struct Authorities {
-    pub(super) roots: Arc<RootCertStore>,
+    /// Those that vouch for others.
+    pub(super) issuers: Arc<RootCertStore>,
+    /// All of a file that was named, each of which is trusted as itself too. Of the system's roots,
+    /// which are for others to be signed by, none.
+    pub(super) exact: Arc<[CertificateDer<'static>]>,
+    /// Whom clients are told to have certificates of.
+    pub(super) subjects: Arc<[DistinguishedName]>,
     pub(super) revoked: Vec<CertificateRevocationListDer<'static>>,
+    count: usize,
     next_update: Option<SystemTime>,
     fingerprint: [u8; 32],
 }
@@ -35,13 +50,18 @@ impl Authorities {
     ///
     /// With lists, there must be one of every authority that a chain passes, but for its root.
     pub fn read(ca: &Path, crl: Option<&Path>) -> Result<Self, FileError> {
-        let mut roots = RootCertStore::empty();
+        let (mut all, mut issuers) = (RootCertStore::empty(), RootCertStore::empty());
         let mut fingerprint = Context::new(&SHA256);
-        for (certificate, number) in pem::certificates(ca)?.into_iter().zip(1..) {
-            hash(&mut fingerprint, b"root", &certificate);
-            roots.add(certificate).map_err(|error| {
-                Problem::BadCertificate { number, reason: error.to_string() }.of(ca)
-            })?;
+        let exact = pem::certificates(ca)?;
+        for (certificate, number) in exact.iter().zip(1..) {
+            let bad = |reason: String| Problem::BadCertificate { number, reason }.of(ca);
+            hash(&mut fingerprint, b"root", certificate);
+            all.add(certificate.clone()).map_err(|error| bad(error.to_string()))?;
+            let parsed = X509Certificate::from_der(certificate);
+            let (_, parsed) = parsed.map_err(|error| bad(error.to_string()))?;
+            if verify::may_issue(&parsed) {
+                issuers.add(certificate.clone()).map_err(|error| bad(error.to_string()))?;
+            }
         }
         let revoked = match crl {
             Some(file) => pem::revocation_lists(file)?,
@@ -50,14 +70,33 @@ impl Authorities {
         let mut next_update: Option<SystemTime> = None;
         for list in &revoked {
             hash(&mut fingerprint, b"list", list);
-            let parsed = CertificateRevocationList::from_der(list).map_err(|error| {
-                Problem::BadRevocationList(error.to_string()).of(crl.unwrap_or(ca))
-            })?;
-            let next = parsed.1.next_update().map(inspect::time);
-            next_update = [next_update, next].into_iter().flatten().min();
+            let bad = |reason: String| Problem::BadRevocationList(reason).of(crl.unwrap_or(ca));
+            let parsed = CertificateRevocationList::from_der(list);
+            let (_, parsed) = parsed.map_err(|error| bad(error.to_string()))?;
+            if parsed.version() != Some(X509Version::V2) {
+                return Err(bad(OLD_LIST.to_owned()));
+            }
+            let Some(next) = parsed.next_update().map(inspect::time) else {
+                return Err(bad("it does not say until when it is good (nextUpdate)".to_owned()));
+            };
+            next_update = [next_update, Some(next)].into_iter().flatten().min();
         }
-        let fingerprint = finish(fingerprint);
-        Ok(Self { roots: Arc::new(roots), revoked, next_update, fingerprint })
+        let authorities = Self {
+            issuers: Arc::new(issuers),
+            count: exact.len(),
+            exact: exact.into(),
+            subjects: all.subjects().into(),
+            revoked,
+            next_update,
+            fingerprint: finish(fingerprint),
+        };
+        // What else a list may lack shows when it is used: told here, with the file's name.
+        if let Some(file) = crl {
+            let provider = Suites::recommended().provider();
+            Clients::new(authorities.clone(), provider, true)
+                .map_err(|error| Problem::BadRevocationList(error.to_string()).of(file))?;
+        }
+        Ok(authorities)
     }
 
     /// The roots of this system, or those in the file that `SSL_CERT_FILE` names.
@@ -79,13 +118,20 @@ impl Authorities {
         if roots.add_parsable_certificates(certificates).0 == 0 {
             return Err(Problem::NoCertificate.of(file));
         }
-        let fingerprint = finish(fingerprint);
-        Ok(Self { roots: Arc::new(roots), revoked: Vec::new(), next_update: None, fingerprint })
+        Ok(Self {
+            count: roots.len(),
+            subjects: roots.subjects().into(),
+            issuers: Arc::new(roots),
+            exact: Arc::default(),
+            revoked: Vec::new(),
+            next_update: None,
+            fingerprint: finish(fingerprint),
+        })
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.roots.len()
+        self.count
     }
 
     /// When the first of the revocation lists will be out of date. From then on, no client that

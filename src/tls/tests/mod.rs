@@ -3,6 +3,7 @@
 mod choosing;
 mod clients;
 mod loading;
+mod old;
 mod resuming;
 
 use std::path::PathBuf;
@@ -207,7 +208,8 @@ impl TestClient {
                 let cert = CertificateDer::from_pem_file(cert).unwrap();
                 let key = PrivateKeyDer::from_pem_file(key).unwrap();
                 let provider = aws_lc_rs::default_provider();
-                let key = CertifiedKey::from_der(vec![cert], key, &provider).unwrap();
+                let key = provider.key_provider.load_private_key(key).unwrap();
+                let key = CertifiedKey::new(vec![cert], key);
                 builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key)))
             }
         };
