@@ -49,16 +49,83 @@ pub enum Endpoint {
     /// A fixed address.
     Fixed(SocketAddr),
     /// What a name resolved to last; none yet if empty.
-    Resolved(ArcSwapOption<SocketAddr>),
+    Resolved(ArcSwapOption<Addresses>),
+}
+
+/// The addresses of a name, in the order of preference.
+#[derive(Debug)]
+pub struct Addresses {
+    /// At least one.
+    list: Box<[SocketAddr]>,
+    /// Index of the one that worked last, by a check or a connection.
+    preferred: AtomicUsize,
+}
+
+impl Addresses {
+    /// `None` without any. `preferred` stays the one to begin with, if it is among them.
+    pub fn new(list: Vec<SocketAddr>, preferred: Option<SocketAddr>) -> Option<Self> {
+        let index = list.iter().position(|&address| Some(address) == preferred).unwrap_or(0);
+        let list = list.into_boxed_slice();
+        (!list.is_empty()).then(|| Self { list, preferred: AtomicUsize::new(index) })
+    }
+
+    /// All of them, in the order in which they were given.
+    pub fn all(&self) -> &[SocketAddr] {
+        &self.list
+    }
+
+    /// The one to begin with.
+    pub fn first(&self) -> Option<SocketAddr> {
+        self.in_turn().next()
+    }
+
+    /// All of them, as they are to be tried: the one that worked last, then the others.
+    pub fn in_turn(&self) -> impl Iterator<Item = SocketAddr> {
+        let preferred = self.preferred.load(Ordering::Relaxed).min(self.list.len());
+        let (before, from) = self.list.split_at(preferred);
+        let (preferred, after) = from.split_at(from.len().min(1));
+        [preferred, before, after].into_iter().flatten().copied()
+    }
+
+    /// This one works: it is tried first from now on.
+    pub fn prefer(&self, address: SocketAddr) {
+        if let Some(index) = self.list.iter().position(|&other| other == address) {
+            self.preferred.store(index, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Where to connect to now.
+#[derive(Debug)]
+pub enum Target {
+    /// There is but this address.
+    One(SocketAddr),
+    /// One of these.
+    Several(Arc<Addresses>),
 }
 
 impl Backend {
-    /// Where to connect; `None` while a name has never been resolved.
-    #[inline]
+    /// Where to connect first; `None` while a name has never been resolved.
     pub fn address(&self) -> Option<SocketAddr> {
         match &self.endpoint {
             Endpoint::Fixed(address) => Some(*address),
-            Endpoint::Resolved(address) => address.load().as_deref().copied(),
+            Endpoint::Resolved(addresses) => addresses.load().as_ref()?.first(),
+        }
+    }
+
+    /// Where to connect; `None` while a name has never been resolved.
+    #[inline]
+    pub fn target(&self) -> Option<Target> {
+        match &self.endpoint {
+            Endpoint::Fixed(address) => Some(Target::One(*address)),
+            Endpoint::Resolved(addresses) => {
+                let addresses = addresses.load();
+                let addresses = addresses.as_ref()?;
+                match addresses.all() {
+                    [address] => Some(Target::One(*address)),
+                    _ => Some(Target::Several(Arc::clone(addresses))),
+                }
+            }
         }
     }
 
@@ -411,6 +478,22 @@ mod tests {
             queue: Arc::default(),
             reports: mpsc::channel(1).0,
         })
+    }
+
+    #[test]
+    fn the_address_that_worked_last_is_tried_first() {
+        let [a, b, c] = [1, 2, 3].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let turn = |addresses: &Addresses| addresses.in_turn().collect::<Vec<_>>();
+        assert!(Addresses::new(Vec::new(), Some(a)).is_none());
+        let addresses = Addresses::new(vec![a, b, c], None).unwrap();
+        assert_eq!(turn(&addresses), [a, b, c]);
+        addresses.prefer(c);
+        assert_eq!(turn(&addresses), [c, a, b]);
+        addresses.prefer(SocketAddr::from(([127, 0, 0, 1], 4)));
+        assert_eq!((addresses.first(), addresses.all()), (Some(c), &[a, b, c][..]));
+        // Another answer: the one in use stays if it is among them.
+        assert_eq!(turn(&Addresses::new(vec![a, b], Some(b)).unwrap()), [b, a]);
+        assert_eq!(turn(&Addresses::new(vec![a, b], Some(c)).unwrap()), [a, b]);
     }
 
     fn lease(pool: &Pool, tried: &Tried) -> Result<Lease, Unavailable> {

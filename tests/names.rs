@@ -1,6 +1,6 @@
 //! Backends that are given by name: resolved at the start and whenever an answer has expired.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::harness::dns::Dns;
@@ -19,6 +19,25 @@ fn localhost_is_resolved() {
     let backend = gateway.backend("here");
     assert_eq!(backend["address"], name);
     assert_eq!(backend["resolved"], server.address().to_string());
+}
+
+/// The first address of the name refuses connections: the second serves, whether checks find it or
+/// the connections themselves.
+#[test]
+fn each_address_of_a_name_is_tried() {
+    let server = Server::named_at("six", free_port(Ipv6Addr::LOCALHOST.into()));
+    let name = format!("localhost:{}", server.address().port());
+    for health in ["", "health = { interval = '100ms', fast_interval = '100ms' }"] {
+        let address = unused_address();
+        let config = Config::new(address).pool(health).backend_at("six", &name, "");
+        let gateway = Gateway::start(config);
+        for _ in 0..5 {
+            assert_eq!(visit(address).unwrap(), "six", "{health}");
+        }
+        let backend = gateway.backend("six");
+        assert_eq!(backend["resolved"], server.address().to_string(), "{health}");
+        assert_eq!(backend["effective_weight"], 100.0, "{health}");
+    }
 }
 
 #[test]

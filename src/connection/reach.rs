@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::{Session, unless_cut};
 use crate::balance::Unavailable;
 use crate::balance::maglev::hash_client;
 use crate::event_loop::{EventLoop, Interest, Watched};
-use crate::pool::{Backend, Lease, Pool, Report, Tried};
+use crate::pool::{Addresses, Backend, Lease, Pool, Report, Target, Tried};
 use crate::proto::proxy_protocol::{self, Certificate, Ends, Version};
 use crate::relay::Relay;
 use crate::socket;
@@ -24,6 +24,9 @@ use crate::tls::session::ClientSession;
 
 /// How long a connection waits before it asks again for what the system lacks.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
+
+/// So many addresses of one backend are tried by one connection at most.
+const MOST_TURNS: usize = 4;
 
 /// What a connection has tried at first.
 static NONE_TRIED: Tried = Tried::none();
@@ -58,17 +61,26 @@ impl Session {
             let seat = self.local.roster.join(backend.id, self.at, self.local.events.current());
             let (began, mut connected) = loop {
                 let began = Instant::now();
-                let connected = match pool.send_proxy {
-                    None => {
-                        let made = pin!(connect(&self.local.events, pool, backend, client, relay));
+                let events = &self.local.events;
+                let deadline = events.now() + pool.connect_timeout;
+                let connected = match (backend.target(), pool.send_proxy) {
+                    // A name that was never resolved has no weight and is not picked.
+                    (None, _) => Ok(Err(Unconnected::Failed(ConnectFailure::Unreachable))),
+                    (Some(Target::One(address)), None) => {
+                        let made = pin!(connect(events, pool, (address, deadline), client, relay));
                         unless_cut(&seat, made).await
                     }
                     // Boxed: all others would carry the room for it.
-                    Some(version) => {
-                        let header = self.header(version, client);
-                        let events = &self.local.events;
-                        let telling = connect_telling(events, pool, backend, client, relay, header);
+                    (Some(Target::One(address)), Some(version)) => {
+                        let (header, to) = (self.header(version, client), (address, deadline));
+                        let telling = connect_telling(events, pool, to, client, relay, &header);
                         unless_cut(&seat, Box::pin(telling).as_mut()).await
+                    }
+                    (Some(Target::Several(addresses)), version) => {
+                        let header = version.map(|version| self.header(version, client));
+                        let to = (&*addresses, deadline);
+                        let trying = connect_in_turn(events, pool, to, client, relay, header);
+                        unless_cut(&seat, Box::pin(trying).as_mut()).await
                     }
                 };
                 match connected.unwrap_or(Err(Unconnected::Cut)) {
@@ -271,14 +283,13 @@ impl From<io::Error> for Unconnected {
 async fn connect(
     events: &Rc<EventLoop>,
     pool: &Pool,
-    backend: &Backend,
+    (address, deadline): (SocketAddr, Instant),
     client: &Watched<TcpStream>,
     relay: &mut Relay,
 ) -> Result<Watched<TcpStream>, Unconnected> {
-    let deadline = events.now() + pool.connect_timeout;
     // Where TLS comes first, nothing is sent before.
     let first = if pool.tls.is_empty() { relay.first() } else { &[] };
-    let socket = events.hold(begin(pool, backend, !first.is_empty())?);
+    let socket = events.hold(begin(pool, address, !first.is_empty())?);
     // Whatever it is going to send, it comes by an event.
     socket.mark_dry();
     if !first.is_empty() {
@@ -303,15 +314,14 @@ async fn connect(
 async fn connect_telling(
     events: &Rc<EventLoop>,
     pool: &Pool,
-    backend: &Backend,
+    (address, deadline): (SocketAddr, Instant),
     client: &Watched<TcpStream>,
     relay: &mut Relay,
-    header: Vec<u8>,
+    header: &[u8],
 ) -> Result<Watched<TcpStream>, Unconnected> {
-    let deadline = events.now() + pool.connect_timeout;
-    let socket = events.hold(begin(pool, backend, true)?);
+    let socket = events.hold(begin(pool, address, true)?);
     socket.mark_dry();
-    if tell(&socket, pool, relay, &header)? {
+    if tell(&socket, pool, relay, header)? {
         socket.watch(Interest::Read)?;
         return Ok(socket);
     }
@@ -319,7 +329,7 @@ async fn connect_telling(
     established(events, &socket, client, deadline).await?;
     check(&socket)?;
     // A socket that is writable, and has sent nothing yet, has room for more than a header.
-    match tell(&socket, pool, relay, &header)? {
+    match tell(&socket, pool, relay, header)? {
         true => Ok(socket),
         false => Err(Unconnected::Failed(ConnectFailure::Local)),
     }
@@ -346,9 +356,45 @@ fn tell(
     }
 }
 
-fn begin(pool: &Pool, backend: &Backend, data_follows: bool) -> Result<TcpStream, Unconnected> {
-    // A name that was never resolved has no weight and is not picked.
-    let address = backend.address().ok_or(Unconnected::Failed(ConnectFailure::Unreachable))?;
+/// The same for a backend with several addresses: the one that worked last, and then up to
+/// [`MOST_TURNS`] in all, until one has connected. The time that is left is shared evenly among those
+/// that are left, so that one from which nothing comes leaves time for the others.
+///
+/// One after the other, and no race of all: what checks and connections have found comes first, so
+/// the second is needed in the moment of a failure and hardly ever after.
+async fn connect_in_turn(
+    events: &Rc<EventLoop>,
+    pool: &Pool,
+    (addresses, deadline): (&Addresses, Instant),
+    client: &Watched<TcpStream>,
+    relay: &mut Relay,
+    header: Option<Vec<u8>>,
+) -> Result<Watched<TcpStream>, Unconnected> {
+    let turns = addresses.all().len().min(MOST_TURNS);
+    let mut failed = Unconnected::Failed(ConnectFailure::Unreachable);
+    for (turn, address) in addresses.in_turn().take(turns).enumerate() {
+        let now = events.now();
+        let share = deadline.saturating_duration_since(now) / (turns - turn) as u32;
+        let to = (address, now + share);
+        let connected = match &header {
+            None => connect(events, pool, to, client, relay).await,
+            Some(header) => connect_telling(events, pool, to, client, relay, header).await,
+        };
+        match connected {
+            Err(error @ Unconnected::Failed(_)) => failed = error,
+            Ok(socket) => {
+                if turn > 0 {
+                    addresses.prefer(address);
+                }
+                return Ok(socket);
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    Err(failed)
+}
+
+fn begin(pool: &Pool, address: SocketAddr, data_follows: bool) -> Result<TcpStream, Unconnected> {
     socket::connect(address, pool.source, data_follows).map_err(|error| {
         if socket::is_shortage(&error) { Unconnected::Short(error) } else { error.into() }
     })

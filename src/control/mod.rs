@@ -61,7 +61,7 @@ use crate::config::{self, plan};
 use crate::health::{Event, Transition};
 use crate::log::{self, Levels, Opened, Output, Places, Reader};
 use crate::metrics::{CARRY_OVER, Registry, Sum};
-use crate::pool::{Endpoint, Report};
+use crate::pool::{Addresses, Endpoint, Report, Target};
 use crate::record;
 use crate::sandbox;
 use crate::systemd::Systemd;

@@ -54,7 +54,7 @@ pub async fn inspect(plan: &Plan, node: Option<&Node>) -> Findings {
     for pool in &plan.pools {
         for backend in &pool.backends {
             if let Address::Name { host, port } = &backend.address
-                && let Err(cause) = resolve::look_up(host, *port, pool.source, None).await
+                && let Err(cause) = resolve::look_up(host, *port, pool.source).await
             {
                 let message = format!("pool {}: cannot resolve {host}: {cause}", pool.name);
                 found.faults.push(Fault { message, not_permitted: false });

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http_body_util::Empty;
 use hyper::body::Bytes;
@@ -13,9 +14,11 @@ use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::config::plan::{Check, Health};
+use crate::pool::Addresses;
 use crate::proto::proxy_protocol::{Version, local};
 use crate::socket;
 use crate::stats::ConnectFailure;
@@ -28,6 +31,10 @@ const LONGEST_HEAD: usize = 32 << 10;
 /// So much of an answer is read at most, in bytes. A body is not asked for: what of it has come with
 /// the head is less than [`LONGEST_HEAD`].
 const MOST: u64 = 4 * LONGEST_HEAD as u64;
+
+/// How long one address of several is waited for before the next is tried beside it (RFC 8305,
+/// section 8).
+const STAGGER: Duration = Duration::from_millis(250);
 
 /// A check that did not pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +95,67 @@ impl Probe {
         let limit = self.health.timeout;
         let preface = self.send_proxy.filter(|_| port == backend.port()).map(local);
         match timeout(limit, self.try_check(address, named, preface)).await {
+            Ok(result) => result,
+            Err(_elapsed) => {
+                Err(format!("no answer within {}", humantime::format_duration(limit)).into())
+            }
+        }
+    }
+
+    /// The same for a name with several addresses: passes if one of them serves, and prefers that one
+    /// from then on. They are begun in turn, the next as soon as one has failed, or is slow (RFC 8305,
+    /// section 5).
+    pub async fn check_any(
+        &self,
+        addresses: &Arc<Addresses>,
+        named: &str,
+    ) -> Result<(), NotPassed> {
+        let limit = self.health.timeout;
+        let count = u32::try_from(addresses.all().len()).unwrap_or(u32::MAX);
+        // All of them get their turn.
+        let stagger = STAGGER.min(limit / count.saturating_add(1));
+        let mut left = addresses.in_turn();
+        // What is under way ends with this.
+        let mut running = JoinSet::new();
+        let mut failures: Vec<String> = Vec::new();
+        let mut inconclusive = false;
+        let trying = async {
+            loop {
+                let begun = left.next().map(|address| {
+                    let (probe, named) = (self.clone(), named.to_owned());
+                    running.spawn(async move { (address, probe.check(address, &named).await) })
+                });
+                let ended = match begun {
+                    Some(_) => match timeout(stagger, running.join_next()).await {
+                        Ok(ended) => ended,
+                        Err(_slow) => continue,
+                    },
+                    None => running.join_next().await,
+                };
+                match ended {
+                    Some(Ok((address, Ok(())))) => {
+                        addresses.prefer(address);
+                        return Ok(());
+                    }
+                    Some(Ok((address, Err(NotPassed::Failed(cause))))) => {
+                        failures.push(format!("{address}: {cause}"));
+                    }
+                    Some(Ok((address, Err(NotPassed::Inconclusive(cause))))) => {
+                        inconclusive = true;
+                        failures.push(format!("{address}: {cause}"));
+                    }
+                    Some(Err(error)) => failures.push(error.to_string()),
+                    None => {
+                        let cause = failures.join("; ");
+                        return Err(match inconclusive {
+                            true => NotPassed::Inconclusive(cause),
+                            false => NotPassed::Failed(cause),
+                        });
+                    }
+                }
+            }
+        };
+        match timeout(limit, trying).await {
             Ok(result) => result,
             Err(_elapsed) => {
                 Err(format!("no answer within {}", humantime::format_duration(limit)).into())

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use hickory_resolver::TokioResolver;
+use hickory_resolver::config::LookupIpStrategy;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
@@ -16,19 +17,20 @@ const LONGEST: Duration = Duration::from_secs(3_600);
 /// After a failure: at first, and at most.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
+/// So many addresses of a name are tried at most.
+const MOST_ADDRESSES: usize = 16;
+
 /// What a name turned out to mean.
 #[derive(Debug)]
 pub struct Answer {
     /// Id of the backend.
     pub backend: u64,
-    /// Its address, or why there is none.
-    pub address: Result<SocketAddr, String>,
+    /// Its addresses, at least one, in the order of preference; or why there is none.
+    pub addresses: Result<Vec<SocketAddr>, String>,
 }
 
 /// Resolves the name of a backend for as long as it is polled.
 ///
-/// Of several addresses the one in use stays, while it is among them; otherwise the first in
-/// order is taken, so that two gateways choose the same.
 pub async fn keep_resolving(
     backend: u64,
     host: String,
@@ -36,14 +38,12 @@ pub async fn keep_resolving(
     source: Option<IpAddr>,
     answers: mpsc::UnboundedSender<Answer>,
 ) {
-    let mut present = None;
     let mut retry = RETRY.0;
     loop {
-        let (address, next) = match look_up(&host, port, source, present).await {
-            Ok((address, good_for)) => {
+        let (addresses, next) = match look_up(&host, port, source).await {
+            Ok((addresses, good_for)) => {
                 retry = RETRY.0;
-                present = Some(address);
-                (Ok(address), good_for.clamp(SHORTEST, LONGEST))
+                (Ok(addresses), good_for.clamp(SHORTEST, LONGEST))
             }
             Err(cause) => {
                 let wait = retry;
@@ -51,24 +51,28 @@ pub async fn keep_resolving(
                 (Err(format!("cannot resolve {host}: {cause}")), wait)
             }
         };
-        if answers.send(Answer { backend, address }).is_err() {
+        if answers.send(Answer { backend, addresses }).is_err() {
             return;
         }
         sleep(next).await;
     }
 }
 
-/// Resolves a name once. Returns the address and how long it is good for, or a cause.
+/// Resolves a name once. Returns its addresses, at most [`MOST_ADDRESSES`], and how long they are good
+/// for, or a cause.
 pub async fn look_up(
     host: &str,
     port: u16,
     source: Option<IpAddr>,
-    present: Option<SocketAddr>,
-) -> Result<(SocketAddr, Duration), String> {
+) -> Result<(Vec<SocketAddr>, Duration), String> {
     // A resolver of its own each time: it reads the system's configuration as it is now, and
     // keeps no answer longer than it was good for.
     let resolver = TokioResolver::builder_tokio()
-        .and_then(|builder| builder.build())
+        .and_then(|mut builder| {
+            // By itself it asks for one family, and for the other only if there is none.
+            builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+            builder.build()
+        })
         .map_err(|error| error.to_string())?;
     let found = resolver.lookup_ip(host).await.map_err(|error| {
         if error.is_nx_domain() || error.is_no_records_found() {
@@ -79,10 +83,44 @@ pub async fn look_up(
     })?;
     // From an address of one family only the same family can be reached.
     let reachable = |ip: &IpAddr| source.is_none_or(|source| source.is_ipv4() == ip.is_ipv4());
-    let mut addresses: Vec<_> =
-        found.iter().filter(reachable).map(|ip| SocketAddr::new(ip, port)).collect();
+    let addresses =
+        ordered(found.iter().filter(reachable).map(|ip| SocketAddr::new(ip, port)).collect());
+    if addresses.is_empty() {
+        return Err("no address".to_owned());
+    }
+    Ok((addresses, found.valid_until().saturating_duration_since(Instant::now())))
+}
+
+/// The order in which addresses are tried: sorted, so that two gateways choose the same, and the
+/// families by turns (RFC 8305, section 4), so that one of them that is not connected costs one
+/// attempt. IPv4 is first.
+fn ordered(mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     addresses.sort_unstable();
-    let chosen = present.filter(|address| addresses.contains(address));
-    let chosen = chosen.or_else(|| addresses.first().copied()).ok_or("no address")?;
-    Ok((chosen, found.valid_until().saturating_duration_since(Instant::now())))
+    addresses.dedup();
+    let (v4, v6): (Vec<_>, Vec<_>) = addresses.into_iter().partition(SocketAddr::is_ipv4);
+    let both = v4.len().min(v6.len());
+    let by_turns = v4[..both].iter().zip(&v6[..both]).flat_map(|(&v4, &v6)| [v4, v6]);
+    let rest = v4[both..].iter().chain(&v6[both..]).copied();
+    by_turns.chain(rest).take(MOST_ADDRESSES).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_take_turns() {
+        let order = |texts: &[&str]| {
+            let addresses = texts.iter().map(|text| SocketAddr::new(text.parse().unwrap(), 1));
+            ordered(addresses.collect()).iter().map(|a| a.ip().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            order(&["::2", "::1", "10.0.0.2", "::3", "10.0.0.1", "::1"]),
+            ["10.0.0.1", "::1", "10.0.0.2", "::2", "::3"]
+        );
+        assert_eq!(order(&["::1"]), ["::1"]);
+        let many: Vec<_> = (0..100).map(|n| format!("10.0.0.{n}")).collect();
+        let many: Vec<_> = many.iter().map(String::as_str).collect();
+        assert_eq!(order(&many).len(), MOST_ADDRESSES);
+    }
 }

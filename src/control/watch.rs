@@ -144,7 +144,7 @@ impl Control {
             };
             let member = &self.world.pools[pool].members[index];
             // Without an address there is nothing to check; the answer to the name asks again.
-            let Some(address) = member.backend.address() else {
+            let Some(target) = member.backend.target() else {
                 continue;
             };
             let named = member.plan.address.to_string();
@@ -155,7 +155,10 @@ impl Control {
                 // The semaphore is never closed.
                 let _permit = permits.acquire_owned().await;
                 let began = Instant::now();
-                let result = probe.check(address, &named).await;
+                let result = match &target {
+                    Target::One(address) => probe.check(*address, &named).await,
+                    Target::Several(addresses) => probe.check_any(addresses, &named).await,
+                };
                 let ended = Instant::now();
                 // When nobody listens any more, the gateway has stopped.
                 let _ = results.send(Checked { backend: id, began, ended, result });
@@ -231,14 +234,20 @@ impl Control {
         };
         let member = &self.world.pools[pool].members[index];
         let (name, backend) = (&member.backend.pool, &member.backend.name);
-        match answer.address {
-            Ok(address) => {
+        match answer.addresses {
+            Ok(list) => {
                 let Endpoint::Resolved(present) = &member.backend.endpoint else {
                     return;
                 };
-                let before = present.swap(Some(Arc::new(address)));
-                if before.as_deref() != Some(&address) {
-                    tracing::info!(pool = %name, %backend, %address, "resolved");
+                let before = present.load_full();
+                if before.as_ref().is_none_or(|before| before.all() != list) {
+                    let others = list.len() - 1;
+                    let kept = before.and_then(|before| before.first());
+                    present.store(Addresses::new(list, kept).map(Arc::new));
+                    let address = member.backend.address();
+                    let address = address.map(tracing::field::display);
+                    let others = (others > 0).then_some(others);
+                    tracing::info!(pool = %name, %backend, address, others, "resolved");
                     if self.watch.probes[pool].is_some() {
                         self.watch.schedule.set(answer.backend, Instant::now());
                     }
