@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::str::{FromStr, from_utf8};
+use std::str::from_utf8;
 
 /// The longest header of version 1, its end included (section 2.1).
 pub const LIMIT_V1: usize = 107;
@@ -120,8 +120,7 @@ fn parse_line(bytes: &[u8]) -> Result<Parsed, Reason> {
             }
             let family = match within.get(9) {
                 None => return Ok(Parsed::Incomplete),
-                Some(b'4') => Family::V4,
-                Some(b'6') => Family::V6,
+                Some(b'4' | b'6') => Family::Tcp,
                 Some(_) => return Err(Reason::Malformed),
             };
             match within.get(10) {
@@ -139,8 +138,7 @@ fn parse_line(bytes: &[u8]) -> Result<Parsed, Reason> {
         }
     };
     let allowed = |byte: u8| match family {
-        Family::V4 => byte.is_ascii_digit() || byte == b'.' || byte == b' ',
-        Family::V6 => byte.is_ascii_hexdigit() || byte == b'.' || byte == b':' || byte == b' ',
+        Family::Tcp => byte.is_ascii_hexdigit() || byte == b'.' || byte == b':' || byte == b' ',
         // What follows is to be ignored, up to the end of the line.
         Family::Unknown => byte != b'\n',
     };
@@ -161,8 +159,7 @@ fn parse_line(bytes: &[u8]) -> Result<Parsed, Reason> {
         None => return Err(Reason::TooLarge),
     }
     let ends = match family {
-        Family::V4 => Some(ends::<Ipv4Addr>(&text[..end])?),
-        Family::V6 => Some(ends::<Ipv6Addr>(&text[..end])?),
+        Family::Tcp => Some(ends(&text[..end])?),
         Family::Unknown => None,
     };
     Ok(Parsed::Header(Header { version: Version::V1, ends }, rest + end + 2))
@@ -171,16 +168,17 @@ fn parse_line(bytes: &[u8]) -> Result<Parsed, Reason> {
 /// What a line is about.
 #[derive(Clone, Copy)]
 enum Family {
-    V4,
-    V6,
+    /// `TCP4` or `TCP6`. The addresses say themselves which they are: nginx names the family of its
+    /// client's, and writes each as it is, so one may be of the other.
+    Tcp,
     Unknown,
 }
 
 /// Two addresses and two ports, with one space between.
-fn ends<A: FromStr + Into<IpAddr>>(text: &[u8]) -> Result<Ends, Reason> {
+fn ends(text: &[u8]) -> Result<Ends, Reason> {
     let mut words = from_utf8(text).map_err(|_| Reason::Malformed)?.split(' ');
     let mut word = || words.next().ok_or(Reason::Malformed);
-    let address = |text: &str| text.parse::<A>().map(Into::into).map_err(|_| Reason::Malformed);
+    let address = |text: &str| text.parse::<IpAddr>().map_err(|_| Reason::Malformed);
     let (client, server) = (address(word()?)?, address(word()?)?);
     let (from, to) = (port(word()?)?, port(word()?)?);
     if words.next().is_some() {

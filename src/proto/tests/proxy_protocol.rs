@@ -75,6 +75,17 @@ fn lines() {
             "PROXY TCP6 2001:DB8::1 ::ffff:192.0.2.1 1 2\r\n",
             Some(ends("[2001:db8::1]:1", "[::ffff:192.0.2.1]:2")),
         ),
+        // As nginx writes them, where its client's address is of another family than its own.
+        ("PROXY TCP6 192.0.2.1 198.51.100.2 258 443\r\n", ends_v4()),
+        (
+            "PROXY TCP4 192.0.2.1 2001:db8::2 258 443\r\n",
+            Some(ends("192.0.2.1:258", "[2001:db8::2]:443")),
+        ),
+        (
+            "PROXY TCP6 2001:db8::1 192.0.2.1 258 443\r\n",
+            Some(ends("[2001:db8::1]:258", "192.0.2.1:443")),
+        ),
+        ("PROXY TCP4 ::ffff:192.0.2.1 ::1 1 2\r\n", Some(ends("[::ffff:192.0.2.1]:1", "[::1]:2"))),
         (&*longest, Some(ends(all, all))),
         ("PROXY UNKNOWN\r\n", None),
         ("PROXY UNKNOWN \r\n", None),
@@ -102,8 +113,8 @@ fn what_is_no_line() {
         "PROXY TCP4 192.0.2.256 198.51.100.2 258 443\r\n",
         "PROXY TCP4 192.0.2.01 198.51.100.2 258 443\r\n",
         "PROXY TCP4 192.0.2 198.51.100.2 258 443\r\n",
-        "PROXY TCP4 ::1 ::1 258 443\r\n",
-        "PROXY TCP6 192.0.2.1 198.51.100.2 258 443\r\n",
+        "PROXY TCP4 ::1 ::g 258 443\r\n",
+        "PROXY TCP6 192.0.2.1 198.51.100 258 443\r\n",
         "PROXY TCP6 ::1%1 ::1 258 443\r\n",
         "PROXY TCP6 fe80::1::1 ::1 258 443\r\n",
         "PROXY TCP4 192.0.2.1 198.51.100.2 65536 443\r\n",
