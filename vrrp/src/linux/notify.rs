@@ -1,8 +1,8 @@
 //! Programs that are run at transitions: in order, one at a time, each with a time limit.
 //!
 //! Arguments are those of keepalived: `INSTANCE`, the name, `MASTER`, `BACKUP`, `FAULT` or `STOP`,
-//! and the priority. Several for one virtual router that wait are no reason to skip any: a program
-//! may count on seeing each.
+//! and the priority; the environment is `PATH` and nothing else. Several for one virtual router that
+//! wait are no reason to skip any: a program may count on seeing each.
 
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -14,6 +14,9 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// Programs that may wait to be run.
 const WAITING: usize = 256;
+
+/// All that a program finds in its environment, and the daemon's is none of its business.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A program to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +62,8 @@ pub fn run(jobs: &Receiver<Job>) {
         let Job { program, instance, state, priority } = &job;
         let child = Command::new(program)
             .args(["INSTANCE", instance, state, &priority.to_string()])
+            .env_clear()
+            .env("PATH", PATH)
             .stdin(Stdio::null())
             .spawn();
         match child.and_then(wait) {
@@ -92,6 +97,26 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[test]
+    fn the_environment_is_not_the_daemons() {
+        let directory =
+            std::env::temp_dir().join(format!("lockgate-environment-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let (script, seen) = (directory.join("notify"), directory.join("seen"));
+        // What it was started with: a shell adds variables of its own.
+        let text = format!("#!/bin/sh\ntr '\\0' '\\n' < /proc/$$/environ > {}\n", seen.display());
+        fs::write(&script, text).unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(std::env::vars_os().count() > 1, "there is something to inherit");
+        let (programs, jobs) = Programs::new();
+        let (program, instance) = (script.display().to_string(), "public".to_owned());
+        programs.run(Job { program, instance, state: "MASTER", priority: 200 });
+        drop(programs);
+        run(&jobs);
+        assert_eq!(fs::read_to_string(&seen).unwrap(), format!("PATH={PATH}\n"));
+        fs::remove_dir_all(&directory).unwrap();
+    }
 
     #[test]
     fn programs_run_in_order_with_the_arguments_of_keepalived() {
