@@ -1,6 +1,8 @@
 //! `lockgate import`: what becomes of the configurations of HAProxy, nginx and keepalived, and
 //! whether a gateway runs on it.
 
+mod beside;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;

@@ -56,7 +56,11 @@ fn used_pools(listeners: &[Listener]) -> HashSet<&str> {
 fn keep_binds_apart(listeners: &mut Vec<Listener>, ledger: &mut Ledger) {
     let mut taken: HashMap<(bool, u16), Vec<(SocketAddr, Id)>> = HashMap::new();
     for listener in listeners.iter_mut() {
+        let mut own: HashSet<SocketAddr> = HashSet::new();
         listener.bind.retain(|&(address, from)| {
+            if !own.insert(address) {
+                return false;
+            }
             let of_port = taken.entry((address.is_ipv4(), address.port())).or_default();
             let overlaps = |other: &SocketAddr| {
                 *other == address || other.ip().is_unspecified() || address.ip().is_unspecified()
@@ -178,6 +182,7 @@ fn listener_table(listener: &Listener, ledger: &Ledger) -> Table {
     table.option("client_timeout", listener.client_timeout.map(duration));
     table.option("idle_timeout", listener.idle_timeout.map(duration));
     table.option("half_close_timeout", listener.half_close_timeout.map(duration));
+    table.option("user_timeout", listener.user_timeout.map(duration));
     if let Some(limit) = limit(listener) {
         table.tables.push(limit);
     }
@@ -229,6 +234,13 @@ fn limit(listener: &Listener) -> Option<Table> {
     if let Some((rate, burst)) = &limit.rate {
         table.key("rate", quoted(rate), Weight::Guard);
         table.key("burst", burst.to_string(), Weight::Guard);
+    }
+    if !table.keys.is_empty() {
+        // Others count by the whole address.
+        table.key("prefix_v6", "128", Weight::Guard);
+    }
+    if limit.is_dry_run && !table.keys.is_empty() {
+        table.key("action", "\"log\"", Weight::Guard);
     }
     (!table.keys.is_empty()).then_some(table)
 }
@@ -303,6 +315,13 @@ fn pool_table(pool: &Pool, ledger: &Ledger) -> Table {
     }
     table.option("queue_timeout", pool.queue_timeout.map(duration));
     table.option("slow_start", pool.slow_start.map(duration));
+    if pool.backup_overflow {
+        table.key("backup_overflow", "true", Weight::Optional);
+    }
+    table.option("user_timeout", pool.user_timeout.map(duration));
+    if pool.resets_on_down {
+        table.key("on_down", "\"reset\"", Weight::Optional);
+    }
     table.option("source", pool.source.as_deref().map(quoted));
     if let Some(tls) = &pool.tls {
         let mut inner = Table::new(format!("[pool.{name}.tls]"), pool.from);
@@ -344,6 +363,7 @@ fn pool_table(pool: &Pool, ledger: &Ledger) -> Table {
             }
         }
         inner.option("max_connections", backend.max_connections.map(|n| n.to_string()));
+        inner.option("health_port", backend.health_port.map(|n| n.to_string()));
         if backend.backup {
             inner.key("backup", "true", Weight::Needed);
         }
@@ -368,12 +388,13 @@ fn health_table(health: &Health, name: &str, from: Id) -> Table {
                 table.key("expect_status", list(statuses, 1), Weight::Needed);
             }
         }
-        Check::SendExpect { send, expect } => {
+        Check::SendExpect(steps) => {
             table.key("type", "\"send_expect\"", Weight::Needed);
-            if !send.is_empty() {
-                table.key("send", quoted(send), Weight::Needed);
-            }
-            table.key("expect", quoted(expect), Weight::Needed);
+            let steps: Vec<String> = steps
+                .iter()
+                .map(|(key, text)| format!("    {{ {key} = {} }},\n", quoted(text)))
+                .collect();
+            table.key("steps", format!("[\n{}  ]", steps.concat()), Weight::Needed);
         }
     }
     table.option("interval", health.interval.map(duration));
@@ -382,6 +403,8 @@ fn health_table(health: &Health, name: &str, from: Id) -> Table {
     table.option("rise", health.rise.map(|n| n.to_string()));
     table.option("fall", health.fall.map(|n| n.to_string()));
     table.option("port", health.port.map(|n| n.to_string()));
+    table.option("sni", health.sni.as_deref().map(quoted));
+    table.option("ca", health.ca.as_deref().map(quoted));
     table
 }
 

@@ -46,6 +46,7 @@ pub(super) struct Listener {
     pub(super) client_timeout: Option<Duration>,
     pub(super) idle_timeout: Option<Duration>,
     pub(super) half_close_timeout: Option<Duration>,
+    pub(super) user_timeout: Option<Duration>,
     pub(super) accept_proxy_from: Vec<String>,
     pub(super) allow: Vec<String>,
     pub(super) deny: Vec<String>,
@@ -92,7 +93,7 @@ pub(super) struct ClientAuth {
 }
 
 /// `[[listener.route]]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Route {
     pub(super) from: Id,
     pub(super) sni: Vec<String>,
@@ -107,6 +108,8 @@ pub(super) struct Limit {
     pub(super) connections: Option<u32>,
     /// New connections, as it is written, and at once.
     pub(super) rate: Option<(String, u32)>,
+    /// It only counts, and refuses nobody.
+    pub(super) is_dry_run: bool,
     pub(super) from: Option<Id>,
 }
 
@@ -120,6 +123,11 @@ pub(super) struct Pool {
     pub(super) retries: Option<u32>,
     pub(super) queue_timeout: Option<Duration>,
     pub(super) slow_start: Option<Duration>,
+    /// Backups take what exceeds the maxima of the others.
+    pub(super) backup_overflow: bool,
+    pub(super) user_timeout: Option<Duration>,
+    /// Connections of a backend that goes down are reset.
+    pub(super) resets_on_down: bool,
     pub(super) send_proxy: Option<&'static str>,
     pub(super) source: Option<String>,
     pub(super) tls: Option<PoolTls>,
@@ -147,6 +155,10 @@ pub(super) struct Health {
     pub(super) rise: Option<u32>,
     pub(super) fall: Option<u32>,
     pub(super) port: Option<u16>,
+    /// The name that checks ask for in TLS.
+    pub(super) sni: Option<String>,
+    /// The authorities of checks, where clients' connections speak no TLS.
+    pub(super) ca: Option<String>,
 }
 
 /// `type`
@@ -161,10 +173,8 @@ pub(super) enum Check {
         host: Option<String>,
         statuses: Vec<String>,
     },
-    SendExpect {
-        send: String,
-        expect: String,
-    },
+    /// Each a key of a step, and its text.
+    SendExpect(Vec<(&'static str, String)>),
 }
 
 /// `[pool.NAME.passive]`
@@ -183,6 +193,7 @@ pub(super) struct Backend {
     pub(super) address: String,
     pub(super) weight: Option<u16>,
     pub(super) max_connections: Option<u32>,
+    pub(super) health_port: Option<u16>,
     pub(super) backup: bool,
     pub(super) remark: Option<&'static str>,
 }

@@ -131,8 +131,8 @@ pub(super) fn names_of_regex(regex: &str) -> Option<Vec<String>> {
     Some(vec![literal(regex.strip_prefix('^')?)?])
 }
 
-/// A regular expression that stands for one text.
-fn literal(regex: &str) -> Option<String> {
+/// The text that a regular expression stands for, if it is only one.
+pub(super) fn literal(regex: &str) -> Option<String> {
     let mut text = String::new();
     let mut chars = regex.chars();
     while let Some(c) = chars.next() {
@@ -140,7 +140,7 @@ fn literal(regex: &str) -> Option<String> {
             '\\' => text.push(chars.next().filter(|c| !c.is_ascii_alphanumeric())?),
             // A dot for any character is nearly always one that was not escaped.
             '.' => text.push('.'),
-            c if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') => text.push(c),
+            c if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '/') => text.push(c),
             _ => return None,
         }
     }

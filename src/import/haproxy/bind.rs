@@ -2,14 +2,15 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
+use std::time::Duration;
 
 use super::super::Files;
 use super::super::ledger::{Id, Kind, Ledger};
 use super::super::model::{ClientAuth, Tls};
-use super::super::port_range;
+use super::super::{pattern, port_range};
 use super::known;
 use super::sections::Statement;
-use super::settings::{Global, below};
+use super::settings::{Global, MILLISECOND, below};
 use crate::config::accepts;
 
 /// What a line says.
@@ -20,6 +21,8 @@ pub(super) struct Bind {
     pub(super) tls: Option<Tls>,
     pub(super) accept_proxy: bool,
     pub(super) max_connections: Option<u32>,
+    /// `tcp-ut`
+    pub(super) user_timeout: Option<Duration>,
     /// It is for some clients only, in a way that lockgate cannot tell.
     pub(super) is_narrower: bool,
 }
@@ -105,7 +108,8 @@ pub(super) fn bind(
         read(options, *from, &mut bind, &mut words, global, ledger);
     }
     let rest = statement.words.get(2..).unwrap_or_default();
-    let both_families = rest.iter().any(|word| word == "v4v6");
+    // An IPv6 socket takes IPv4 as well (net.ipv6.bindv6only = 0), unless it is told not to.
+    let both_families = !rest.iter().any(|word| word == "v6only");
     for text in statement.word(1).split(',') {
         match addresses(text, both_families) {
             Ok(found) => bind.addresses.extend(found),
@@ -118,7 +122,7 @@ pub(super) fn bind(
         return None;
     }
     if words.is_tls {
-        bind.tls = Some(tls(words, is_http, id, files, ledger)?);
+        bind.tls = Some(tls(words, is_http, id, global.crt_base.as_ref(), files, ledger)?);
     }
     ledger.carried(id);
     Some(bind)
@@ -171,6 +175,7 @@ fn read(
                 ledger.closed(id, why);
             }
             "maxconn" => bind.max_connections = value.parse().ok().filter(|&most| most > 0),
+            "tcp-ut" => bind.user_timeout = pattern::duration(value, MILLISECOND),
             "accept-proxy" => bind.accept_proxy = true,
             "accept-netscaler-cip" => {
                 bind.is_narrower = true;
@@ -205,11 +210,14 @@ fn addresses(text: &str, both_families: bool) -> Result<Vec<SocketAddr>, String>
     let (host, ports) = rest.rsplit_once(':').ok_or("it has no port")?;
     let ports = port_range(ports)?;
     let v4: IpAddr = Ipv4Addr::UNSPECIFIED.into();
-    let v6: IpAddr = Ipv6Addr::UNSPECIFIED.into();
+    let all_addresses = |both_families| match both_families {
+        true => vec![Ipv6Addr::UNSPECIFIED.into(), v4],
+        false => vec![Ipv6Addr::UNSPECIFIED.into()],
+    };
     let ips = match host.trim_start_matches('[').trim_end_matches(']') {
-        "" | "*" if family == Some(false) => vec![v6],
+        "" | "*" if family == Some(false) => all_addresses(both_families),
         "" | "*" => vec![v4],
-        "::" if both_families => vec![v6, v4],
+        "::" => all_addresses(both_families),
         "localhost" => vec![Ipv4Addr::LOCALHOST.into()],
         host => vec![
             host.parse()
@@ -229,7 +237,14 @@ fn addresses(text: &str, both_families: bool) -> Result<Vec<SocketAddr>, String>
     Ok(found)
 }
 
-fn tls(words: Words, is_http: bool, id: Id, files: &dyn Files, ledger: &mut Ledger) -> Option<Tls> {
+fn tls(
+    words: Words,
+    is_http: bool,
+    id: Id,
+    crt_base: Option<&String>,
+    files: &dyn Files,
+    ledger: &mut Ledger,
+) -> Option<Tls> {
     let mut tls = words.tls;
     tls.only_13 = words.no_tls12;
     if is_http && tls.alpn.iter().any(|name| name == "h2") {
@@ -237,7 +252,7 @@ fn tls(words: Words, is_http: bool, id: Id, files: &dyn Files, ledger: &mut Ledg
         ledger.changed(id, "alpn h2: clients speak what the backends speak, which is HTTP/1.1");
     }
     for given in &words.certificates {
-        certificates(given, id, &mut tls, files, ledger);
+        certificates(given, id, &mut tls, crt_base, files, ledger);
     }
     if tls.certificates.is_empty() {
         ledger.lost(id, "there is no certificate: name one in [listener.tls]");
@@ -263,7 +278,14 @@ fn tls(words: Words, is_http: bool, id: Id, files: &dyn Files, ledger: &mut Ledg
 }
 
 /// The files that `crt` stands for: one, those of a directory, or those in a list.
-fn certificates(given: &str, id: Id, tls: &mut Tls, files: &dyn Files, ledger: &mut Ledger) {
+fn certificates(
+    given: &str,
+    id: Id,
+    tls: &mut Tls,
+    crt_base: Option<&String>,
+    files: &dyn Files,
+    ledger: &mut Ledger,
+) {
     let mut paths = Vec::new();
     if let Some(list) = given.strip_prefix("list:") {
         match files.read(Path::new(list)) {
@@ -271,7 +293,9 @@ fn certificates(given: &str, id: Id, tls: &mut Tls, files: &dyn Files, ledger: &
                 for line in text.lines().map(str::trim) {
                     let mut words = line.split_whitespace();
                     match words.next() {
-                        Some(first) if !first.starts_with('#') => paths.push(first.to_owned()),
+                        Some(first) if !first.starts_with('#') => {
+                            paths.push(below(crt_base, first));
+                        }
                         _ => continue,
                     }
                     if words.next().is_some() {
@@ -310,5 +334,33 @@ fn certificates(given: &str, id: Id, tls: &mut Tls, files: &dyn Files, ledger: &
     }
     if tls.certificates.len() > 1 {
         tls.ocsp = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_haproxy_listens() {
+        for (text, is_v6_only, expected) in [
+            (":443", false, Ok(&["0.0.0.0:443"][..])),
+            ("*:443", false, Ok(&["0.0.0.0:443"])),
+            (":::443", false, Ok(&["[::]:443", "0.0.0.0:443"])),
+            ("[::]:443", false, Ok(&["[::]:443", "0.0.0.0:443"])),
+            (":::443", true, Ok(&["[::]:443"])),
+            ("ipv6@:443", false, Ok(&["[::]:443", "0.0.0.0:443"])),
+            ("ipv6@*:443", true, Ok(&["[::]:443"])),
+            ("::1:443", false, Ok(&["[::1]:443"])),
+            ("10.0.0.1:80-81", false, Ok(&["10.0.0.1:80", "10.0.0.1:81"])),
+            ("localhost:80", false, Ok(&["127.0.0.1:80"])),
+            ("udp@:53", false, Err(())),
+            ("/run/x", false, Err(())),
+        ] {
+            let found = addresses(text, !is_v6_only).map_err(|_| ());
+            let found = found.map(|all| all.iter().map(SocketAddr::to_string).collect::<Vec<_>>());
+            let expected = expected.map(|all| all.iter().map(|one| (*one).to_owned()).collect());
+            assert_eq!(found, expected, "{text}");
+        }
     }
 }

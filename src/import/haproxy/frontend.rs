@@ -57,6 +57,7 @@ pub(super) fn listeners(
             group[0].tls == bind.tls
                 && group[0].accept_proxy == bind.accept_proxy
                 && group[0].max_connections == bind.max_connections
+                && group[0].user_timeout == bind.user_timeout
         };
         match groups.iter_mut().find(is_alike) {
             Some(group) => group.push(bind),
@@ -130,6 +131,7 @@ impl Front<'_> {
                 .flat_map(|bind| bind.addresses.iter().map(|address| (*address, bind.id)))
                 .collect(),
             max_connections: self.most(&group, ledger),
+            user_timeout: first.user_timeout,
             ..Listener::default()
         };
         let routing = self.routing(setting, &mut rules, ledger);

@@ -9,6 +9,7 @@ const NO_HTTP: &str = "lockgate relays TCP and does not see requests";
 const OWN_LOG: &str = "lockgate writes a record of each connection; see [log]";
 const ALWAYS: &str = "lockgate does this anyway";
 const TUNED: &str = "lockgate sizes its own buffers, caches and queues";
+const TLS_DEFAULTS: &str = "lockgate's defaults hold";
 const SYSTEMD: &str = "the service manager sees to this";
 const BY_SYSTEM: &str = "names are resolved by the system's resolver, again when their TTL ends";
 const NO_POOLING: &str = "each client has a connection of its own to its backend";
@@ -38,6 +39,17 @@ pub(super) fn global(words: &[&str]) -> Option<Verdict> {
             (Needless, "no suite with finite-field Diffie-Hellman is offered")
         }
         [
+            "ssl-default-server-options"
+            | "ssl-default-server-ciphers"
+            | "ssl-default-server-ciphersuites"
+            | "ssl-default-server-curves"
+            | "ssl-default-bind-curves"
+            | "ssl-default-bind-sigalgs"
+            | "ssl-default-server-sigalgs"
+            | "ssl-security-level",
+            ..,
+        ] => (Lost, TLS_DEFAULTS),
+        [
             "ssl-engine"
             | "ssl-mode-async"
             | "ssl-provider"
@@ -45,19 +57,13 @@ pub(super) fn global(words: &[&str]) -> Option<Verdict> {
             | "ssl-propquery"
             | "ssl-load-extra-files"
             | "ssl-load-extra-del-ext"
-            | "ssl-security-level"
             | "ssl-server-verify"
-            | "ssl-skip-self-issued-ca"
-            | "ssl-default-server-options"
-            | "ssl-default-server-ciphers"
-            | "ssl-default-server-ciphersuites"
-            | "ssl-default-server-curves"
-            | "ssl-default-bind-curves"
-            | "ssl-default-bind-sigalgs"
-            | "ssl-default-server-sigalgs"
-            | "issuers-chain-path",
+            | "ssl-skip-self-issued-ca",
             ..,
-        ] => (Needless, "lockgate has TLS of its own, with current defaults"),
+        ] => (Needless, "it is about OpenSSL, which lockgate does not use"),
+        ["issuers-chain-path", ..] => {
+            (Lost, "a certificate's file has to hold the certificates of its issuers as well")
+        }
         [
             "maxconnrate" | "maxsslrate" | "maxsslconn" | "maxsessrate" | "maxpipes"
             | "maxcompcpuusage" | "maxcomprate",
@@ -159,9 +165,10 @@ pub(super) fn proxy(words: &[&str]) -> Option<Verdict> {
         ["fullconn", ..] => {
             (Lost, "the maximum of a backend does not change with the load; set max_connections")
         }
-        ["hash-type" | "hash-balance-factor" | "hash-preserve-affinity", ..] => {
-            (Needless, "source_hash is consistent anyway (Maglev)")
+        ["hash-balance-factor" | "hash-preserve-affinity", ..] => {
+            (Lost, "source_hash does not look at the load; see max_connections")
         }
+        ["hash-type", ..] => (Needless, "source_hash is consistent anyway (Maglev)"),
         ["load-server-state-from-file" | "server-state-file-name", ..] => {
             (Needless, "what an operator has set is kept in runtime.state_dir")
         }
@@ -257,10 +264,13 @@ fn option(name: &str) -> Option<Verdict> {
         | "tcp-smart-connect"
         | "splice-auto"
         | "splice-request"
-        | "splice-response"
-        | "abortonclose"
-        | "independent-streams"
-        | "idle-close-on-response" => (Needless, ALWAYS),
+        | "splice-response" => (Needless, ALWAYS),
+        "abortonclose" => (
+            Lost,
+            "a client that is queued and has sent FIN keeps its place; one that resets loses it",
+        ),
+        "independent-streams" => (Lost, "idle_timeout looks at both directions together"),
+        "idle-close-on-response" => (Lost, NO_HTTP),
         "checkcache" | "forwardfor" | "forwarded" | "originalto" => {
             (Lost, "lockgate writes no headers; send_proxy tells a backend who the client is")
         }
@@ -315,9 +325,19 @@ pub(super) fn bind(word: &str) -> Option<Verdict> {
     use Kind::{Lost, Needless};
     Some(match word {
         "transparent" => (Needless, "addresses that are not on this host can be bound anyway"),
-        "defer-accept" | "tfo" | "mss" | "backlog" | "nice" | "process" | "thread" | "shards"
-        | "tcp-ut" | "id" | "no-ca-names" | "npn" | "severity-output" | "guid-prefix"
-        | "idle-ping" | "tcp-md5sig" | "cc" => (Needless, TUNED),
+        "nice" | "process" | "thread" | "shards" => {
+            (Needless, "each worker has a socket of its own for each address")
+        }
+        "backlog" => (Needless, "the system's net.core.somaxconn is used in full"),
+        "defer-accept" => (Needless, "what a client sends is waited for after it is accepted"),
+        "tfo" | "mss" | "tcp-md5sig" | "cc" => {
+            (Lost, "listening sockets have no such option; see tcp(7) for the system's own")
+        }
+        "id" | "no-ca-names" | "severity-output" | "guid-prefix" => {
+            (Needless, "it has no counterpart, and needs none")
+        }
+        "npn" => (Needless, "ALPN has taken its place"),
+        "idle-ping" => (Lost, NO_HTTP),
         "uid" | "gid" | "user" | "group" | "mode" | "level" | "expose-fd" => {
             (Lost, "lockgate listens on TCP only")
         }
@@ -325,17 +345,14 @@ pub(super) fn bind(word: &str) -> Option<Verdict> {
         | "no-tlsv10"
         | "no-tlsv11"
         | "prefer-client-ciphers"
-        | "curves"
-        | "ecdhe"
-        | "sigalgs"
-        | "client-sigalgs"
-        | "ca-sign-file"
-        | "ca-sign-pass"
-        | "generate-certificates"
-        | "allow-0rtt"
-        | "ocsp-update"
         | "no-alpn"
-        | "default-crt" => (Needless, "lockgate has TLS of its own, with current defaults"),
+        | "default-crt" => (Needless, "TLS 1.2 and 1.3 are spoken, as lockgate's defaults have it"),
+        "curves" | "ecdhe" | "sigalgs" | "client-sigalgs" => (Lost, TLS_DEFAULTS),
+        "ca-sign-file" | "ca-sign-pass" | "generate-certificates" => {
+            (Lost, "certificates are files; none are made")
+        }
+        "allow-0rtt" => (Lost, "early data is not accepted: these clients take one round trip more"),
+        "ocsp-update" => (Lost, "no responder is asked: see ocsp in [listener.tls]"),
         "tls-ticket-keys" => (Lost, "set pair.secret_file: ticket keys derive from it"),
         "crt-ignore-err" | "ca-ignore-err" | "ca-verify-file" | "verifyhost" => {
             (Lost, "a client's certificate is verified in full")
@@ -351,16 +368,19 @@ pub(super) fn bind(word: &str) -> Option<Verdict> {
 pub(super) fn server(word: &str) -> Option<Verdict> {
     use Kind::{Lost, Needless};
     Some(match word {
-        "resolvers" | "init-addr" | "resolve-prefer" | "resolve-net" | "resolve-opts" => {
-            (Needless, BY_SYSTEM)
+        "init-addr" => (Needless, BY_SYSTEM),
+        "resolvers" => (Needless, "see what is said of its section"),
+        "resolve-prefer" | "resolve-net" | "resolve-opts" => {
+            (Lost, "all addresses of a name are used, in the order of RFC 6724")
         }
         "pool-max-conn" | "pool-purge-delay" | "pool-low-conn" | "max-reuse" | "pool-conn-name" => {
             (Needless, NO_POOLING)
         }
+        "ciphers" | "ciphersuites" | "curves" | "sigalgs" | "check-alpn" => (Lost, TLS_DEFAULTS),
+        "tfo" | "cc" => (Lost, "connections to backends have no such option"),
+        "hash-key" => (Lost, "source_hash places a backend by its name"),
         "id"
         | "guid"
-        | "tcp-ut"
-        | "tfo"
         | "enabled"
         | "stick"
         | "non-stick"
@@ -375,21 +395,14 @@ pub(super) fn server(word: &str) -> Option<Verdict> {
         | "no-ssl-reuse"
         | "ssl-reuse"
         | "log-proto"
-        | "cc"
         | "no-sslv3"
         | "no-tlsv10"
         | "no-tlsv11"
-        | "ciphers"
-        | "ciphersuites"
-        | "curves"
-        | "sigalgs"
         | "check-reuse-pool"
         | "strict-maxconn"
         | "no-check-send-proxy"
         | "no-tfo"
-        | "hash-key"
         | "no-sslv3-check"
-        | "check-alpn"
         | "idle-ping" => (Needless, "it has no counterpart, and needs none"),
         "ssl-min-ver" | "ssl-max-ver" | "force-tlsv12" | "force-tlsv13" | "no-tlsv12"
         | "no-tlsv13" | "force-sslv3" | "force-tlsv10" | "force-tlsv11" => {
@@ -411,7 +424,7 @@ pub(super) fn server(word: &str) -> Option<Verdict> {
             Lost,
             "there is no agent; `lockgate weight` and `lockgate drain` change a backend while it runs",
         ),
-        "on-marked-down" => (Lost, "connections to a backend that goes down are left alone"),
+        "on-marked-down" => (Lost, "on_down has reset and keep"),
         "on-marked-up" => (Lost, "connections to backup backends are left alone"),
         "track" => (Lost, "each pool has checks of its own"),
         "on-error" => (Lost, "see [pool.NAME.passive]"),

@@ -59,9 +59,7 @@ pub(super) fn words(
                 }
             }
             '$' if in_quotes => {
-                let name = variable_name(&mut chars)?;
-                let value = variable(&name)
-                    .ok_or_else(|| format!("the environment variable {name} is not set"))?;
+                let value = expanded(&mut chars, variable)?;
                 word.get_or_insert_default().push_str(&value);
             }
             c => word.get_or_insert_default().push(c),
@@ -74,17 +72,48 @@ pub(super) fn words(
     Ok(words)
 }
 
-/// `NAME`, `{NAME}` or `{NAME-default}` after a `$`.
-fn variable_name(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<String, String> {
+/// Replaces variables in an address, where they count without quotes as well (section 11.1 of the
+/// manual: "any part of the address string may reference any number of environment variables").
+///
+/// # Errors
+///
+/// The name of a variable that is not set, or what is wrong with the text.
+pub(super) fn expand_address(
+    text: &str,
+    variable: &mut dyn FnMut(&str) -> Option<String>,
+) -> Result<String, String> {
+    let mut found = String::new();
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '$' => found.push_str(&expanded(&mut chars, variable)?),
+            c => found.push(c),
+        }
+    }
+    Ok(found)
+}
+
+/// The value of `NAME`, `{NAME}` or `{NAME-default}` after a `$`.
+fn expanded(
+    chars: &mut std::iter::Peekable<std::str::Chars<'_>>,
+    variable: &mut dyn FnMut(&str) -> Option<String>,
+) -> Result<String, String> {
     let is_braced = chars.next_if_eq(&'{').is_some();
     let mut name = String::new();
     while let Some(c) = chars.next_if(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.')) {
         name.push(c);
     }
+    let mut default = None;
+    if is_braced && chars.next_if_eq(&'-').is_some() {
+        let mut text = String::new();
+        text.extend(std::iter::from_fn(|| chars.next_if(|c| *c != '}')));
+        default = Some(text);
+    }
     if is_braced && chars.next() != Some('}') {
         return Err("'${' is not followed by a name and '}'".to_owned());
     }
-    Ok(name)
+    let value = variable(&name).or(default);
+    value.ok_or_else(|| format!("the environment variable {name} is not set"))
 }
 
 /// Variables that the file itself sets.
@@ -131,6 +160,8 @@ mod tests {
             (r"send a\ b\r\n", &["send", "a b\r\n"]),
             (r#"send "a b\n" 'c # "d'"#, &["send", r"a b\n", r#"c # "d"#]),
             (r#"bind "*:${PORT}" *:$PORT"#, &["bind", "*:443", "*:$PORT"]),
+            (r#"bind "*:${NONE-8443}""#, &["bind", "*:8443"]),
+            (r#"bind "*:${PORT-8443}""#, &["bind", "*:443"]),
             (r"x \x41\#\\", &["x", "A#\\"]),
             (r#"a"b c"d"#, &["ab cd"]),
         ] {
@@ -138,6 +169,23 @@ mod tests {
         }
         for line in ["a 'b", "a \"b", "a \\", "\\x4", "\"${PORT\"", "\"$NONE\""] {
             split(line).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn variables_of_addresses_count_without_quotes() {
+        let expand =
+            |text| expand_address(text, &mut |name| (name == "IP").then(|| "10.0.0.1".to_owned()));
+        for (text, expected) in [
+            ("${IP}:80", Ok("10.0.0.1:80")),
+            ("$IP:80", Ok("10.0.0.1:80")),
+            ("ipv4@${IP}:80", Ok("ipv4@10.0.0.1:80")),
+            ("${NONE-127.0.0.1}:80", Ok("127.0.0.1:80")),
+            ("10.0.0.2:80", Ok("10.0.0.2:80")),
+            ("${NONE}:80", Err("the environment variable NONE is not set")),
+            ("${IP:80", Err("'${' is not followed by a name and '}'")),
+        ] {
+            assert_eq!(expand(text).as_deref().map_err(String::as_str), expected, "{text}");
         }
     }
 }

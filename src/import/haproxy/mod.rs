@@ -126,7 +126,10 @@ fn rest(section: &Section, ledger: &mut Ledger) {
     let why = match section.kind.as_str() {
         "global" => return,
         "defaults" => "no section that takes its defaults from here has a use for it",
-        "resolvers" => "names are resolved by the system's resolver, again when their TTL ends",
+        "resolvers" => {
+            "names are resolved by the system's resolver, again when their TTL ends: see that \
+             /etc/resolv.conf names servers that know them"
+        }
         "peers" => "lockgate shares no tables; see [pair] for what two gateways share",
         "userlist" => "lockgate asks for no passwords",
         "mailers" => "alerts belong to what reads the metrics; see config/prometheus",
@@ -139,16 +142,8 @@ fn rest(section: &Section, ledger: &mut Ledger) {
         "acme" => "a redirect listener serves the challenges of an ACME client; see acme_dir",
         _ => return,
     };
-    let is_needless = section.kind == "resolvers";
     for statement in &section.statements {
-        if ledger.is_accounted_for(statement.id) {
-            continue;
-        }
-        if is_needless {
-            ledger.needless(statement.id, why);
-        } else {
-            ledger.lost(statement.id, why);
-        }
+        ledger.lost_unless_told(statement.id, why);
     }
 }
 

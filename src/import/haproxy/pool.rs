@@ -33,12 +33,18 @@ pub(super) fn pool(
     let tls = servers.first().and_then(|server| server.tls.clone());
     let mut backends = Vec::new();
     let is_weighted = servers.iter().any(|server| server.weight.is_some());
+    let health = health(settings, &servers, tls.is_some(), ledger);
+    // One port for all is the pool's.
+    let health_port = health.as_ref().map(|health| health.port);
     for server in &servers {
-        if let Some(backend) = backend(server, is_weighted, ports, ledger) {
+        if let Some(mut backend) = backend(server, is_weighted, ports, ledger) {
+            backend.health_port =
+                server.port.filter(|_| server.check && health_port == Some(None));
             backends.push(backend);
         }
     }
     backups(settings, &backends, ledger);
+    names_are_checked(&servers, ledger);
     if backends.is_empty() {
         ledger.lost(section.id, "no server of it can be carried over");
         return None;
@@ -61,10 +67,13 @@ pub(super) fn pool(
         slow_start: servers.iter().filter_map(|server| server.slow_start).max(),
         send_proxy: servers.first().and_then(|server| server.send_proxy),
         source: source(settings, &servers, ledger),
-        health: health(settings, &servers, tls.is_some(), ledger),
+        health,
+        user_timeout: user_timeout(&servers, ledger),
+        resets_on_down: servers.iter().any(|server| server.resets_on_down),
         passive: passive(&servers),
         tls,
         backends,
+        ..Pool::default()
     };
     if let Some(tls) = &mut pool.tls
         && tls.no_verify
@@ -124,6 +133,7 @@ fn backend(
         address,
         weight,
         max_connections: server.max_connections.filter(|&most| most > 0),
+        health_port: None,
         backup: server.backup,
         remark: server.disabled.then_some("disabled"),
     })
@@ -172,6 +182,19 @@ fn backups(settings: &Settings<'_>, backends: &[Backend], ledger: &mut Ledger) {
                      first",
                 );
             }
+        }
+    }
+}
+
+/// HAProxy compares the name of a certificate only with that of `sni` or `verifyhost`.
+fn names_are_checked(servers: &[Server], ledger: &mut Ledger) {
+    for server in servers {
+        if server.tls.as_ref().is_some_and(|tls| !tls.no_verify && tls.sni.is_none()) {
+            ledger.changed(
+                server.id,
+                "verify: the certificate has to be for the backend's address as well; if it has \
+                 another name, set sni in [pool.NAME.tls]",
+            );
         }
     }
 }
@@ -297,19 +320,20 @@ fn health(
             ledger.changed(id, "it is checked as the first of the pool is");
         };
         if server.check
-            && (server.interval, server.rise, server.fall, server.port)
-                != (first.interval, first.rise, first.fall, first.port)
+            && (server.interval, server.rise, server.fall, &server.check_name)
+                != (first.interval, first.rise, first.fall, &first.check_name)
         {
             differs(server.id, ledger);
         }
     }
     let interval = first.interval.unwrap_or(INTERVAL);
-    let check =
-        check::check(settings, is_tls || first.check_tls, first.check_name.as_deref(), ledger);
+    let found = check::check(settings, is_tls || first.check_tls, ledger);
+    let are_alike = servers.iter().filter(|one| one.check).all(|one| one.port == first.port);
+    let of_servers = first.port.filter(|&port| are_alike && port > 0);
     // Without `timeout check`, a check may take as long as the time between two.
     let timeout = timeout.map_or(interval, |(time, _)| time);
     Some(Health {
-        check,
+        check: found.check,
         interval: (interval != INTERVAL).then_some(interval),
         fast_interval: first
             .fast_interval
@@ -318,8 +342,18 @@ fn health(
         timeout: (timeout != Duration::from_secs(1)).then_some(timeout),
         rise: first.rise.filter(|&rise| rise != 2 && rise > 0),
         fall: first.fall.filter(|&fall| fall != 3 && fall > 0),
-        port: first.port.filter(|&port| port > 0),
+        port: found.port.or(of_servers),
+        sni: found.sni.or_else(|| first.check_name.clone()).filter(|_| found.is_tls),
+        ca: first.check_ca().filter(|_| found.is_tls && !is_tls),
     })
+}
+
+fn user_timeout(servers: &[Server], ledger: &mut Ledger) -> Option<Duration> {
+    let first = servers.iter().find_map(|server| server.user_timeout)?;
+    for server in servers.iter().filter(|server| server.user_timeout != Some(first)) {
+        ledger.changed(server.id, "tcp-ut: a pool has one user_timeout, the first");
+    }
+    Some(first)
 }
 
 /// What HAProxy is told to make of failures of traffic. Without that, lockgate's own way holds.

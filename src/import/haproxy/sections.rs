@@ -79,7 +79,8 @@ pub(super) fn read(
         for (index, line) in text.lines().enumerate() {
             let number = index + 1;
             let known = |name: &str| variables.get(name, files);
-            let words = match lex::words(line, &mut { known }) {
+            let words = lex::words(line, &mut { known });
+            let words = match words.and_then(|words| with_addresses(words, &mut { known })) {
                 Ok(words) => words,
                 Err(message) if message.ends_with("is not set") => {
                     let id = ledger.enter(file, number, number, line);
@@ -117,6 +118,32 @@ pub(super) fn read(
         }
     }
     Ok(sections)
+}
+
+/// Replaces variables where an address is expected.
+fn with_addresses(
+    mut words: Vec<String>,
+    variable: &mut dyn FnMut(&str) -> Option<String>,
+) -> Result<Vec<String>, String> {
+    let of_addresses = match words.first().map(String::as_str) {
+        Some("bind" | "source") => 1..2,
+        Some("server") => 2..3,
+        Some("server-template") => 3..4,
+        _ => return Ok(words),
+    };
+    let rest = words.iter().enumerate().skip(of_addresses.end);
+    let mut places: Vec<usize> = of_addresses.collect();
+    // Addresses among the words of a server.
+    places.extend(
+        rest.filter(|(at, _)| matches!(words[at - 1].as_str(), "source" | "addr"))
+            .map(|(at, _)| at),
+    );
+    for at in places {
+        if let Some(word) = words.get_mut(at) {
+            *word = lex::expand_address(word, variable)?;
+        }
+    }
+    Ok(words)
 }
 
 fn is_condition(word: &str, depth: &mut usize) -> bool {

@@ -32,6 +32,10 @@ pub(super) struct Server {
     pub(super) rise: Option<u32>,
     pub(super) fall: Option<u32>,
     pub(super) port: Option<u16>,
+    /// `tcp-ut`
+    pub(super) user_timeout: Option<Duration>,
+    /// `on-marked-down shutdown-sessions`
+    pub(super) resets_on_down: bool,
     /// Failures of traffic that count.
     pub(super) error_limit: Option<u32>,
     /// What is said about TLS, whether it is spoken or not.
@@ -200,6 +204,8 @@ impl Server {
                     ),
                 ),
             },
+            "tcp-ut" => self.user_timeout = time,
+            "on-marked-down" if value == "shutdown-sessions" => self.resets_on_down = true,
             "error-limit" => self.error_limit = value.parse().ok(),
             _ => return false,
         }
@@ -220,6 +226,11 @@ impl Server {
             }
             _ => ledger.lost(id, format!("sni {value}: the name is that of the backend's address")),
         }
+    }
+
+    /// The authorities that are believed in checks.
+    pub(super) fn check_ca(&self) -> Option<String> {
+        self.wish.ca.clone().filter(|_| !self.wish.no_verify)
     }
 
     /// Whether failures of traffic count.

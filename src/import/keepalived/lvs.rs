@@ -63,12 +63,12 @@ pub(super) fn virtual_server(node: &Node, tree: &[Node], model: &mut Model, ledg
                 }
             }
             "real_server" => {
-                let Some(backend) = backend(child, &bind, ledger) else {
+                let Some(mut backend) = backend(child, &bind, ledger) else {
                     child.all_lost("it cannot be carried over", ledger);
                     continue;
                 };
+                check(child, &mut backend, &mut health, ledger);
                 pool.backends.push(backend);
-                check(child, &mut health, ledger);
             }
             _ => known::account(child, ledger),
         }
@@ -171,6 +171,7 @@ fn backend(node: &Node, bind: &[SocketAddr], ledger: &mut Ledger) -> Option<Back
     };
     ledger.carried(node.id);
     let mut backend = Backend {
+        health_port: None,
         from: node.id,
         name: None,
         address,
@@ -200,9 +201,14 @@ fn backend(node: &Node, bind: &[SocketAddr], ledger: &mut Ledger) -> Option<Back
 }
 
 /// The check of a server; a pool has one, that of the first.
-fn check(server: &Node, health: &mut Option<Health>, ledger: &mut Ledger) {
+fn check(
+    server: &Node,
+    backend: &mut Backend,
+    health: &mut Option<Health>,
+    ledger: &mut Ledger,
+) {
     for child in server.children() {
-        let found = match child.name() {
+        let mut found = match child.name() {
             "TCP_CHECK" => Health { check: Check::Tcp, ..timing(child, 1, ledger) },
             "HTTP_GET" | "SSL_GET" => {
                 let check = http(child, child.name() == "SSL_GET", ledger);
@@ -215,6 +221,7 @@ fn check(server: &Node, health: &mut Option<Health>, ledger: &mut Ledger) {
             }
         };
         ledger.carried(child.id);
+        backend.health_port = found.port.take();
         match health {
             None => *health = Some(found),
             Some(first) if *first != found => {

@@ -62,7 +62,7 @@ pub(super) fn listener(
             }
         }
     }
-    let (limit, most) = server.scope.limit(ledger);
+    let (limit, most) = server.scope.limit(addresses.len(), ledger);
     listener.limit = limit;
     listener.max_connections = most;
     let group = [listen.clone()];

@@ -43,7 +43,6 @@ fn verdict(name: &str) -> Option<(Kind, &'static str)> {
         | "use"
         | "debug_connection"
         | "worker_aio_requests"
-        | "worker_connections"
         | "events" => (Needless, TUNED),
         "access_log"
         | "error_log"
@@ -72,17 +71,10 @@ fn verdict(name: &str) -> Option<(Kind, &'static str)> {
         | "client_body_buffer_size"
         | "client_header_buffer_size"
         | "large_client_header_buffers"
-        | "proxy_half_close"
         | "aio"
         | "directio"
         | "output_buffers"
         | "postpone_output"
-        | "reset_timedout_connection"
-        | "lingering_close"
-        | "lingering_time"
-        | "lingering_timeout"
-        | "proxy_socket_keepalive"
-        | "state"
         | "ntlm"
         | "proxy_max_temp_file_size"
         | "proxy_temp_file_write_size"
@@ -101,11 +93,23 @@ fn verdict(name: &str) -> Option<(Kind, &'static str)> {
         | "request_pool_size"
         | "subrequest_output_buffer_size"
         | "limit_conn_log_level"
-        | "limit_conn_status"
-        | "limit_conn_dry_run" => (Needless, TUNED),
-        "resolver" | "resolver_timeout" => {
-            (Needless, "names are resolved by the system's resolver, again when their TTL ends")
+        | "limit_conn_status" => (Needless, TUNED),
+        "worker_connections" => {
+            (Needless, "max_connections follows from the limit of open files; see [runtime]")
         }
+        "proxy_socket_keepalive" => (Needless, "connections to backends have TCP keepalive"),
+        "proxy_half_close" => {
+            (Needless, "a side that has sent FIN is still answered, up to half_close_timeout")
+        }
+        "reset_timedout_connection" => (Needless, "what a timeout ends is reset"),
+        "lingering_close" | "lingering_time" | "lingering_timeout" => (Lost, NO_HTTP),
+        "state" => (Lost, "servers of a state file are not read: write them into the pool"),
+        "resolver" => (
+            Lost,
+            "names are resolved by the system's resolver, again when their TTL ends: see that \
+             /etc/resolv.conf names servers that know them",
+        ),
+        "resolver_timeout" => (Needless, "names are resolved beside traffic, which never waits"),
         "keepalive" | "keepalive_requests" | "keepalive_time" => {
             (Needless, "each client has a connection of its own to its backend")
         }
@@ -113,18 +117,22 @@ fn verdict(name: &str) -> Option<(Kind, &'static str)> {
         | "ssl_session_timeout"
         | "ssl_prefer_server_ciphers"
         | "ssl_dhparam"
-        | "ssl_ecdh_curve"
         | "ssl_buffer_size"
-        | "ssl_early_data"
-        | "ssl_conf_command"
         | "proxy_ssl_session_reuse"
-        | "proxy_ssl_protocols"
-        | "proxy_ssl_ciphers"
-        | "proxy_ssl_conf_command"
         | "proxy_ssl_server_name"
         | "proxy_ssl_verify_depth"
-        | "ssl_trusted_certificate"
         | "ssl_verify_depth" => (Needless, OWN_TLS),
+        "ssl_ecdh_curve"
+        | "ssl_conf_command"
+        | "proxy_ssl_protocols"
+        | "proxy_ssl_ciphers"
+        | "proxy_ssl_conf_command" => (Lost, "lockgate's defaults hold"),
+        "ssl_early_data" => {
+            (Lost, "early data is not accepted: these clients take one round trip more")
+        }
+        "ssl_trusted_certificate" => {
+            (Lost, "clients are verified by client_ca alone: add its certificates there")
+        }
         "ssl_session_ticket_key" => (Lost, "set pair.secret_file: ticket keys derive from it"),
         "ssl_stapling"
         | "ssl_stapling_verify"

@@ -121,15 +121,20 @@ fn choose<'a>(
             }
         }
         (Kind::Protocols, key) => {
-            // What a client offers is a list; an expression looks for one in it.
-            let name = key.trim_start_matches("~*").trim_start_matches('~').replace("\\b", "");
-            let is_plain =
-                |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '/' | '.' | '_');
-            if name.is_empty() || !name.chars().all(is_plain) {
-                ledger.lost(id, "protocols are compared as a whole");
+            if key.is_empty() {
+                let why = "clients that offer no protocol go where those with other ones go";
+                ledger.lost(id, why);
                 return false;
             }
+            let Some((name, difference)) = protocol(key) else {
+                ledger.lost(id, "a protocol is compared as a whole, and by itself");
+                return false;
+            };
+            if let Some(difference) = difference {
+                ledger.changed(id, difference);
+            }
             choice.alpn = vec![name];
+            choice.rank = (if key.starts_with('~') { 2 } else { 0 }, index);
         }
         (Kind::Address, key) => {
             choice.client = vec![key.to_owned()];
@@ -139,4 +144,43 @@ fn choose<'a>(
         }
     }
     true
+}
+
+/// The protocol that a key of `$ssl_preread_alpn_protocols` asks for, and what is not the same with
+/// lockgate. What a client offers is a list in nginx, with commas; a key is all of it, an expression
+/// looks for something in it.
+fn protocol(key: &str) -> Option<(String, Option<&'static str>)> {
+    let Some(regex) = key.strip_prefix("~*").or_else(|| key.strip_prefix('~')) else {
+        let difference = "clients that offer other protocols beside it match as well";
+        return (!key.contains(',')).then(|| (key.to_owned(), Some(difference)));
+    };
+    let inner = regex.strip_prefix("\\b").unwrap_or(regex);
+    let inner = inner.strip_suffix("\\b").unwrap_or(inner);
+    let is_bounded = regex.len() == inner.len() + 4;
+    let name = pattern::literal(inner)?;
+    let difference = "only a protocol of just this name matches, not one that has it in its name";
+    Some((name, (!is_bounded).then_some(difference)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn protocols_of_keys() {
+        for (key, expected) in [
+            (r"~\bhttp/1\.1\b", Some(("http/1.1", true))),
+            (r"~*\bh2\b", Some(("h2", true))),
+            ("~h2", Some(("h2", false))),
+            ("h2", Some(("h2", false))),
+            ("h2,http/1.1", None),
+            ("~^h2$", None),
+            ("~h2|http/1", None),
+            ("~", None),
+        ] {
+            let found = protocol(key);
+            let found = found.as_ref().map(|(name, differs)| (name.as_str(), differs.is_none()));
+            assert_eq!(found, expected, "{key}");
+        }
+    }
 }

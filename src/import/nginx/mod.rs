@@ -14,6 +14,7 @@ mod known;
 mod lex;
 mod listen;
 mod map;
+mod named;
 mod scope;
 mod stream;
 mod upstream;

@@ -147,8 +147,8 @@ impl<'a> Scope<'a> {
         Some(())
     }
 
-    /// TLS towards the backends.
-    pub(super) fn pool_tls(&self, ledger: &mut Ledger) -> PoolTls {
+    /// TLS towards the backends of an upstream, whose name is `target`.
+    pub(super) fn pool_tls(&self, target: Option<&str>, ledger: &mut Ledger) -> PoolTls {
         let is_verified = self.is_on("proxy_ssl_verify", ledger);
         let client = self.path("proxy_ssl_certificate", ledger);
         let key = self.path("proxy_ssl_certificate_key", ledger);
@@ -170,6 +170,16 @@ impl<'a> Scope<'a> {
                 Some(name.to_owned())
             }
         });
+        let is_name_sent = self.is_on("proxy_ssl_server_name", ledger);
+        // Its default is the host of proxy_pass: for an upstream, one name for all its servers.
+        let of_upstream =
+            target.filter(|_| self.find("proxy_ssl_name").is_none() && (is_verified || is_name_sent));
+        let sni = sni.or_else(|| of_upstream.map(str::to_owned));
+        if let Some(verify) = self.find("proxy_ssl_verify").filter(|_| is_verified && !is_name_sent)
+        {
+            let why = "the name that is verified is sent in the handshake as well";
+            ledger.changed(verify.id, why);
+        }
         let authorities = self.find("proxy_ssl_trusted_certificate");
         let ca = if is_verified {
             self.path("proxy_ssl_trusted_certificate", ledger)
@@ -213,31 +223,65 @@ impl<'a> Scope<'a> {
     }
 
     /// `limit_conn`, and a maximum for the whole listener.
-    pub(super) fn limit(&self, ledger: &mut Ledger) -> (Limit, Option<u32>) {
-        let (mut limit, mut most) = (Limit::default(), None);
+    pub(super) fn limit(&self, addresses: usize, ledger: &mut Ledger) -> (Limit, Option<u32>) {
+        let is_dry_run = self.is_on("limit_conn_dry_run", ledger);
+        let (mut limit, mut most) = (Limit { is_dry_run, ..Limit::default() }, None);
         for node in self.all(&["limit_conn"]) {
             let Ok(number) = node.word(2).parse::<u32>() else {
                 ledger.lost(node.id, "it has no number");
                 continue;
             };
             let zone = self.zone(node.word(1));
-            match zone.map(|zone| (zone.id, zone.word(1))) {
-                Some((id, "$binary_remote_addr" | "$remote_addr")) => {
+            let key = zone.and_then(|zone| ZoneKey::read(zone.word(1)));
+            match zone.map(|zone| zone.id).zip(key) {
+                Some((id, key)) if key.by_client => {
                     limit.connections =
                         Some(limit.connections.map_or(number, |n: u32| n.min(number)));
                     limit.from.get_or_insert(node.id);
                     ledger.carried(node.id);
                     ledger.carried(id);
+                    if key.by_listener && addresses > 1 {
+                        let why = "a source is counted over all addresses of this listener";
+                        ledger.changed(node.id, why);
+                    } else if !key.by_listener && self.users_of_zone(node.word(1)) > 1 {
+                        ledger.changed(
+                            node.id,
+                            "a source is counted by each listener, not over all that share the \
+                             zone",
+                        );
+                    }
                 }
-                Some((id, "$server_name" | "$server_port" | "$server_addr")) => {
-                    most = Some(number);
-                    ledger.carried(node.id);
+                Some((id, _)) => {
                     ledger.carried(id);
+                    if is_dry_run {
+                        ledger.needless(node.id, "limit_conn_dry_run: it refuses nobody");
+                        continue;
+                    }
+                    most = Some(most.map_or(number, |most: u32| most.min(number)));
+                    ledger.carried(node.id);
+                    if addresses > 1 {
+                        ledger.changed(node.id, "all addresses of this listener share it");
+                    }
                 }
                 _ => ledger.lost(node.id, "connections are counted by address, or by listener"),
             }
         }
         (limit, most)
+    }
+
+    /// How many servers around here count in a zone.
+    fn users_of_zone(&self, name: &str) -> usize {
+        let uses = |block: &[Node]| {
+            let mut limits = block.iter().filter(|node| node.name() == "limit_conn").peekable();
+            limits.peek().is_some().then(|| limits.any(|node| node.word(1) == name))
+        };
+        let Some((_, around)) = self.blocks.split_last() else { return 0 };
+        let inherited = around.iter().rev().find_map(|block| uses(block)).unwrap_or(false);
+        let servers = around.iter().flat_map(|block| block.iter());
+        servers
+            .filter(|node| node.name() == "server")
+            .filter(|server| uses(server.children()).unwrap_or(inherited))
+            .count()
     }
 
     fn zone(&self, name: &str) -> Option<&'a Node> {
@@ -255,5 +299,51 @@ impl<'a> Scope<'a> {
         let node = sets.next().filter(|node| !node.word(2).contains('$'))?;
         ledger.carried(node.id);
         Some(node.word(2))
+    }
+}
+
+/// What a zone of `limit_conn_zone` counts by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct ZoneKey {
+    by_client: bool,
+    by_listener: bool,
+}
+
+impl ZoneKey {
+    /// Reads a key. `None` if it has anything that lockgate does not count by.
+    fn read(text: &str) -> Option<Self> {
+        let mut key = Self::default();
+        for variable in text.split('$').map(|part| part.trim_matches([':', '-', '_', '|', '/'])) {
+            match variable.trim_matches(['{', '}']) {
+                "" => {}
+                "binary_remote_addr" | "remote_addr" => key.by_client = true,
+                "server_name" | "server_port" | "server_addr" => key.by_listener = true,
+                _ => return None,
+            }
+        }
+        (key != Self::default()).then_some(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_zones_count_by() {
+        for (text, expected) in [
+            ("$binary_remote_addr", Some((true, false))),
+            ("$remote_addr", Some((true, false))),
+            ("$binary_remote_addr$server_port", Some((true, true))),
+            ("$server_addr:$server_port", Some((false, true))),
+            ("${binary_remote_addr}${server_port}", Some((true, true))),
+            ("$server_name", Some((false, true))),
+            ("$ssl_preread_server_name", None),
+            ("$binary_remote_addr$geoip_country", None),
+            ("", None),
+        ] {
+            let found = ZoneKey::read(text).map(|key| (key.by_client, key.by_listener));
+            assert_eq!(found, expected, "{text}");
+        }
     }
 }

@@ -9,6 +9,7 @@ use super::super::networks::{Access, Networks};
 use super::super::tree::Node;
 use super::listen::{self, Listen};
 use super::map::{self, Choice};
+use super::named::{self, Named};
 use super::scope::Scope;
 use super::upstream::{Scheme, Upstreams};
 use crate::config::accepts;
@@ -24,12 +25,19 @@ pub(super) fn stream(node: &Node, outer: &Scope<'_>, model: &mut Model, ledger: 
         .filter(|child| matches!(child.name(), "map" | "geo"))
         .filter_map(|child| Some((child.words.last()?.as_str(), child)))
         .collect();
+    let mut named = Vec::new();
     for server in node.children().iter().filter(|child| child.name() == "server") {
         ledger.structure(server.id);
-        let mut stream =
-            Stream { server, scope: scope.within(server), maps: &maps, upstreams: &mut upstreams };
+        let mut stream = Stream {
+            server,
+            scope: scope.within(server),
+            maps: &maps,
+            upstreams: &mut upstreams,
+            named: &mut named,
+        };
         stream.listeners(model, ledger);
     }
+    model.listeners.extend(named::merge(named, ledger));
     upstreams.rest(None, &scope, model, ledger);
 }
 
@@ -49,6 +57,7 @@ struct Stream<'a, 'b> {
     scope: Scope<'a>,
     maps: &'b HashMap<&'a str, &'a Node>,
     upstreams: &'b mut Upstreams<'a>,
+    named: &'b mut Vec<Named>,
 }
 
 impl Stream<'_, '_> {
@@ -100,7 +109,8 @@ impl Stream<'_, '_> {
             self.give_up(group, "there is no pool to send clients to", ledger);
             return;
         }
-        let (limit, most) = self.scope.limit(ledger);
+        let addresses = group.iter().map(|listen| listen.addresses.len()).sum();
+        let (limit, most) = self.scope.limit(addresses, ledger);
         let wish = self.wish(pass, group);
         let mut listener = Listener {
             from: self.server.id,
@@ -135,7 +145,19 @@ impl Stream<'_, '_> {
             listener.closed.push(node.id);
         }
         ledger.carried(self.server.id);
-        model.listeners.push(listener);
+        let server_names: Vec<&Node> =
+            self.server.children().iter().filter(|node| node.name() == "server_name").collect();
+        self.named.push(Named {
+            listener,
+            from: server_names.iter().map(|node| node.id).collect(),
+            names: server_names
+                .iter()
+                .flat_map(|node| node.rest())
+                .filter(|name| !matches!(name.as_str(), "" | "_"))
+                .map(|name| name.to_ascii_lowercase())
+                .collect(),
+            is_default: group.iter().any(|listen| listen.is_default),
+        });
     }
 
     /// A server may be several listeners, of which others are there.

@@ -59,7 +59,8 @@ impl<'a> Upstreams<'a> {
         model: &mut Model,
         ledger: &mut Ledger,
     ) -> Option<String> {
-        let manner = manner(scheme, scope, ledger);
+        let name = self.nodes.contains_key(target).then_some(target);
+        let manner = manner(scheme, name, scope, ledger);
         let known = self.made.iter().find(|(name, other, _)| name == target && *other == manner);
         if let Some((_, _, pool)) = known {
             return pool.clone();
@@ -87,13 +88,18 @@ impl<'a> Upstreams<'a> {
             .collect();
         unused.sort_by_key(|node| node.id);
         for node in unused {
-            let manner = manner(Scheme { is_tls: false, port }, scope, ledger);
+            let manner = manner(Scheme { is_tls: false, port }, None, scope, ledger);
             upstream(node, &manner, model, ledger);
         }
     }
 }
 
-fn manner(scheme: Scheme, scope: &Scope<'_>, ledger: &mut Ledger) -> Manner {
+fn manner(
+    scheme: Scheme,
+    upstream: Option<&str>,
+    scope: &Scope<'_>,
+    ledger: &mut Ledger,
+) -> Manner {
     let is_off = scope.value("proxy_next_upstream", ledger) == Some("off");
     let tries = scope.value("proxy_next_upstream_tries", ledger);
     let tries = tries.and_then(|tries| tries.parse::<u32>().ok()).filter(|&tries| tries > 0);
@@ -116,7 +122,7 @@ fn manner(scheme: Scheme, scope: &Scope<'_>, ledger: &mut Ledger) -> Manner {
         retries: if is_off { Some(0) } else { tries.map(|tries| tries - 1) },
         send_proxy: scope.is_on("proxy_protocol", ledger),
         source,
-        tls: is_tls.then(|| scope.pool_tls(ledger)),
+        tls: is_tls.then(|| scope.pool_tls(upstream, ledger)),
         port: scheme.port,
     }
 }
@@ -143,6 +149,7 @@ fn single(
         address,
         weight: None,
         max_connections: None,
+        health_port: None,
         backup: false,
         remark: None,
     });
@@ -206,6 +213,15 @@ fn upstream(
     pool.balance = balance(node, ledger);
     pool.health = health(node, ledger);
     pool.queue_timeout = queue(node, &backends, ledger);
+    let has_maximum = |backend: &&Backend| !backend.backup && backend.max_connections.is_some();
+    pool.backup_overflow =
+        backends.iter().any(|one| one.backup) && backends.iter().any(|one| has_maximum(&one));
+    if node.child("zone").is_none() {
+        for backend in backends.iter().filter(has_maximum) {
+            let why = "max_conns: connections of all workers are counted together";
+            ledger.changed(backend.from, why);
+        }
+    }
     pool.backends = backends;
     ledger.carried(node.id);
     let name = pool.name.clone();
@@ -235,6 +251,7 @@ fn backend(
         address,
         weight: is_weighted.then_some(1),
         max_connections: None,
+        health_port: None,
         backup: false,
         remark: None,
     };
