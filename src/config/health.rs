@@ -3,16 +3,19 @@
 
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::de::DeValue;
 
+use super::address::parse_server_name;
 use super::findings::{Problem, Spanned, quote};
-use super::plan::{Check, Health, Passive};
+use super::plan::{Check, Health, MOST_STEPS, Passive, Pattern, Step};
 use super::reader::{Field, Section};
-use super::schema::optional;
+use super::schema::{optional, parse_file};
 use super::units::format_duration;
 use super::value::{number, text};
+use super::vocabulary as known;
 use crate::proto::http_head::Host;
 
 /// Most checks or failures in a row that a verdict may wait for.
@@ -40,19 +43,23 @@ const KINDS: [(&str, Kind); 4] = [
     ("send_expect", Kind::SendExpect),
 ];
 
-/// The keys that only one type of check has a use for.
-const KEYS_OF_A_KIND: [(&str, Kind); 6] = [
-    ("tls", Kind::Http),
-    ("path", Kind::Http),
-    ("host", Kind::Http),
-    ("expect_status", Kind::Http),
-    ("send", Kind::SendExpect),
-    ("expect", Kind::SendExpect),
+/// The keys that only some types of check have a use for.
+const KEYS_OF_KINDS: [(&str, &[Kind]); 9] = [
+    ("tls", &[Kind::Http]),
+    ("path", &[Kind::Http]),
+    ("host", &[Kind::Http]),
+    ("expect_status", &[Kind::Http]),
+    ("send", &[Kind::SendExpect]),
+    ("expect", &[Kind::SendExpect]),
+    ("steps", &[Kind::SendExpect]),
+    ("sni", &[Kind::Tls, Kind::Http]),
+    ("ca", &[Kind::Tls, Kind::Http]),
 ];
 
 /// Reads `[pool.NAME.health]`.
 pub(super) fn health(mut section: Section<'_, '_>) -> Health {
     let check = check(&mut section);
+    let (sni, ca) = tls(&mut section, &check);
     let (interval, fast_interval) = intervals(&mut section);
     Health {
         check,
@@ -62,7 +69,25 @@ pub(super) fn health(mut section: Section<'_, '_>) -> Health {
         rise: count(&mut section, "rise", NonZeroU32::MIN.saturating_add(1)),
         fall: count(&mut section, "fall", NonZeroU32::MIN.saturating_add(2)),
         port: Some(section.number("port", 0..=u16::MAX).or(0)).filter(|&port| port != 0),
+        sni,
+        ca,
     }
+}
+
+/// `sni` and `ca`, which a check over plain HTTP has no use for.
+fn tls(section: &mut Section<'_, '_>, check: &Check) -> (Option<String>, Option<PathBuf>) {
+    let sni = section.parsed("sni", optional(parse_server_name));
+    let ca = section.parsed("ca", optional(parse_file));
+    if matches!(check, Check::Http { tls: false, .. }) {
+        let given = [sni.as_given().map(|sni| sni.span), ca.as_given().map(|ca| ca.span)];
+        for (key, span) in ["sni", "ca"].into_iter().zip(given) {
+            if let Some(span) = span {
+                let message = format!("{key}: this check does not speak TLS");
+                section.errors.wrong(span, message).help("add tls = true");
+            }
+        }
+    }
+    (sni.or(None), ca.or(None))
 }
 
 /// Reads `[pool.NAME.passive]`; `None` when it is turned off.
@@ -82,6 +107,7 @@ fn check(section: &mut Section<'_, '_>) -> Check {
     let expect_status = section.one_or_more("expect_status", parse_status);
     let send = section.parsed("send", parse_exchange);
     let expect = section.parsed("expect", parse_expect);
+    let steps = section.sections("steps", &known::STEP, step);
 
     // Of a type that cannot be read nobody knows which keys belong to it.
     if !matches!(kind, Field::Wrong) {
@@ -99,21 +125,88 @@ fn check(section: &mut Section<'_, '_>) -> Check {
                 |ranges| ranges.value.into_iter().map(|range| range.value).collect(),
             ),
         },
-        Kind::SendExpect => {
-            if expect.is_absent() {
-                section
-                    .errors
-                    .key_missing(section.span, "type \"send_expect\" needs the key 'expect'");
-            }
-            Check::SendExpect { send: send.or_else(Vec::new), expect: expect.or_else(Vec::new) }
+        Kind::SendExpect => Check::SendExpect(exchange(section, send, expect, steps)),
+    }
+}
+
+/// What is sent and expected: `steps`, or the two keys that stand for the simplest.
+fn exchange(
+    section: &mut Section<'_, '_>,
+    send: Field<Vec<u8>>,
+    expect: Field<Vec<u8>>,
+    steps: Field<Vec<Option<Step>>>,
+) -> Vec<Step> {
+    if let Field::Wrong = steps {
+        return Vec::new();
+    }
+    let Some(steps) = steps.given() else {
+        if expect.is_absent() {
+            let message = "type \"send_expect\" needs the key 'expect', or 'steps'";
+            section.errors.key_missing(section.span, message);
+        }
+        let send = send.value().filter(|bytes| !bytes.is_empty()).map(Step::Send);
+        return send.into_iter().chain(expect.value().map(Step::Begins)).collect();
+    };
+    for (key, span) in [("send", section.key_span("send")), ("expect", section.key_span("expect"))]
+    {
+        if let Some(span) = span {
+            let message = format!("{key}: 'steps' says all that is sent and expected");
+            section.errors.clash(span, message, steps.span);
         }
     }
+    if steps.value.len() > MOST_STEPS {
+        let message = format!("steps: {} are more than {MOST_STEPS}", steps.value.len());
+        section.errors.wrong(steps.span, message);
+    }
+    // A step that is wrong has been reported.
+    if steps.value.iter().flatten().count() == steps.value.len()
+        && steps.value.iter().flatten().all(|step| matches!(step, Step::Send(_)))
+    {
+        let message = "steps: none of them expects anything";
+        section.errors.wrong(steps.span, message).help("add { expect = \"…\" }");
+    }
+    steps.value.into_iter().flatten().collect()
+}
+
+/// `None` for one that has been reported.
+fn step(mut section: Section<'_, '_>) -> Option<Step> {
+    let send = section.parsed("send", |text| match text {
+        "" => Err(Problem::new("must not be empty")),
+        text => parse_exchange(text),
+    });
+    let begins = section.parsed("expect", parse_expect);
+    let contains = section.parsed("expect_contains", parse_expect);
+    let matches = section.parsed("expect_regex", parse_pattern);
+    let are_there =
+        [!send.is_absent(), !begins.is_absent(), !contains.is_absent(), !matches.is_absent()];
+    if are_there.iter().filter(|is_there| **is_there).count() != 1 {
+        section
+            .errors
+            .wrong(section.span, "steps: a step is one thing that is sent or expected")
+            .help("write { send = \"PING\\r\\n\" }, { expect = \"+PONG\" }");
+        return None;
+    }
+    let text = send.value().map(Step::Send);
+    let text = text.or_else(|| begins.value().map(Step::Begins));
+    let text = text.or_else(|| contains.value().map(Step::Contains));
+    text.or_else(|| matches.value().map(Step::Matches))
+}
+
+fn parse_pattern(text: &str) -> Result<Pattern, Problem> {
+    parse_expect(text)?;
+    Pattern::new(text).map_err(|error| {
+        // The crate shows the expression over several lines; the last says what is wrong.
+        let told = error.to_string();
+        let told = told.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        Problem::new(format!("no regular expression: {told}"))
+    })
 }
 
 fn refuse_keys_of_other_kinds(section: &mut Section<'_, '_>, written: Option<&Spanned<Kind>>) {
     let kind = written.map_or(Kind::Tcp, |written| written.value);
-    for (key, owner) in KEYS_OF_A_KIND {
-        if owner == kind {
+    for (key, owners) in KEYS_OF_KINDS {
+        let [owner, ..] = owners else { continue };
+        if owners.contains(&kind) {
             continue;
         }
         if let Some(span) = section.key_span(key) {

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -488,6 +488,8 @@ pub struct Backend {
     pub weight: u16,
     /// Connections at once; `None` = no limit.
     pub max_connections: Option<NonZeroU32>,
+    /// Port to check; `None` = that of the pool's checks.
+    pub health_port: Option<NonZeroU16>,
     /// Used only when every other backend is down.
     pub backup: bool,
 }
@@ -530,8 +532,13 @@ pub struct Health {
     pub rise: NonZeroU32,
     /// Failures in a row that make it down.
     pub fall: NonZeroU32,
-    /// Port to check; `None` = the backend's own.
+    /// Port to check, unless the backend has a [`Backend::health_port`]; `None` = the backend's own.
     pub port: Option<u16>,
+    /// The name that checks over TLS ask for; `None` = as connections to the pool do.
+    pub sni: Option<String>,
+    /// PEM file of the authorities that checks over TLS trust; `None` = as connections to the pool
+    /// do, or without `[pool.NAME.tls]` any certificate.
+    pub ca: Option<PathBuf>,
 }
 
 /// `health.type` with the keys that belong to it.
@@ -552,14 +559,56 @@ pub enum Check {
         /// Ranges within 100..=599; never empty.
         expect_status: Vec<RangeInclusive<u16>>,
     },
-    /// Bytes are sent and an answer that begins with the expected bytes comes back.
-    SendExpect {
-        /// May be empty, for protocols in which the server speaks first.
-        send: Vec<u8>,
-        /// Never empty, at most 16 KiB.
-        expect: Vec<u8>,
-    },
+    /// Bytes are sent and expected, step by step. At most [`MOST_STEPS`], and one at least expects
+    /// something.
+    SendExpect(Vec<Step>),
 }
+
+/// Most steps of a check.
+pub const MOST_STEPS: usize = 64;
+
+/// A step of a check of type `send_expect`. Texts are of 1 byte to 16 KiB.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// `send`: these bytes are sent.
+    Send(Vec<u8>),
+    /// `expect`: the answer begins with these bytes.
+    Begins(Vec<u8>),
+    /// `expect_contains`: the answer has these bytes somewhere.
+    Contains(Vec<u8>),
+    /// `expect_regex`: the answer has a match.
+    Matches(Pattern),
+}
+
+/// A regular expression over bytes, in the syntax of the `regex` crate; `.` and classes are of ASCII.
+#[derive(Clone, Debug)]
+pub struct Pattern(regex::bytes::Regex);
+
+impl Pattern {
+    /// Compiles an expression.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it; or that it would take over a mebibyte of memory.
+    pub fn new(text: &str) -> Result<Self, regex::Error> {
+        const LARGEST: usize = 1 << 20;
+        let mut builder = regex::bytes::RegexBuilder::new(text);
+        builder.unicode(false).size_limit(LARGEST).build().map(Self)
+    }
+
+    /// Whether it matches somewhere in `bytes`, in time proportional to their number.
+    pub fn is_match(&self, bytes: &[u8]) -> bool {
+        self.0.is_match(bytes)
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
+impl Eq for Pattern {}
 
 /// `[pool.NAME.passive]`
 #[derive(Clone, Debug, PartialEq)]

@@ -254,6 +254,7 @@ fn backend(typed: Backend, names: &mut Names, errors: &mut Findings) -> Option<p
         address: address.value,
         weight: typed.weight,
         max_connections: typed.max_connections,
+        health_port: typed.health_port,
         backup: typed.backup,
     })
 }

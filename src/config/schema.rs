@@ -4,7 +4,7 @@
 //! to make sense (names, references, addresses that may clash) keeps its position for `resolve`.
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -89,6 +89,7 @@ pub(super) struct Backend {
     pub(super) address: Field<Address>,
     pub(super) weight: u16,
     pub(super) max_connections: Option<NonZeroU32>,
+    pub(super) health_port: Option<NonZeroU16>,
     pub(super) backup: bool,
 }
 
@@ -220,6 +221,7 @@ fn backend(mut section: Section<'_, '_>) -> Backend {
         address: section.parsed("address", parse_backend),
         weight: section.number("weight", 0..=u16::MAX).or(100),
         max_connections: section.limit("max_connections"),
+        health_port: NonZeroU16::new(section.number("health_port", 0..=u16::MAX).or(0)),
         backup: section.flag("backup").or(false),
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::plan::{
     Address, Admin, AllDown, Backend, Balance, Check, Format, Guard, Level, Listener, Log, OnDown,
-    Pair, Passive, Plan, Pool, Protocol, Runtime, Sandbox,
+    Pair, Passive, Plan, Pool, Protocol, Runtime, Sandbox, Step,
 };
 use super::vocabulary as known;
 use super::{Error, Report, parse};
@@ -116,6 +116,7 @@ fn defaults() {
                 max_ejected: 50,
             }),
             backends: vec![Backend {
+                health_port: None,
                 name: "10.0.0.1:80".to_owned(),
                 address: Address::Socket("10.0.0.1:80".parse().unwrap()),
                 weight: 100,
@@ -238,6 +239,7 @@ expect = "+PONG"
     assert_eq!(z.backends[0].address.to_string(), "web.example:80");
     assert_eq!(z.backends[0].max_connections, NonZeroU32::new(9));
     assert!(z.backends[1].backup);
-    let exchange = Check::SendExpect { send: b"PING\r\n".to_vec(), expect: b"+PONG".to_vec() };
+    let steps = vec![Step::Send(b"PING\r\n".to_vec()), Step::Begins(b"+PONG".to_vec())];
+    let exchange = Check::SendExpect(steps);
     assert_eq!(a.health.as_ref().unwrap().check, exchange);
 }

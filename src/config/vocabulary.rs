@@ -141,7 +141,16 @@ pub(super) const HEALTH: Vocabulary = Vocabulary {
         "expect_status",
         "send",
         "expect",
+        "steps",
+        "sni",
+        "ca",
     ],
+    later: &[],
+};
+
+pub(super) const STEP: Vocabulary = Vocabulary {
+    title: "{ send = TEXT } or { expect = TEXT }",
+    keys: &["send", "expect", "expect_contains", "expect_regex"],
     later: &[],
 };
 
@@ -153,7 +162,7 @@ pub(super) const PASSIVE: Vocabulary = Vocabulary {
 
 pub(super) const BACKEND: Vocabulary = Vocabulary {
     title: "[[pool.NAME.backend]]",
-    keys: &["name", "address", "weight", "max_connections", "backup"],
+    keys: &["name", "address", "weight", "max_connections", "health_port", "backup"],
     later: &[],
 };
 
@@ -187,7 +196,7 @@ pub(super) const TRACKED_POOL: Vocabulary =
     Vocabulary { title: "{ pool = NAME, weight = N }", keys: &["pool", "weight"], later: &[] };
 
 /// All of them.
-pub(super) const SECTIONS: [&Vocabulary; 18] = [
+pub(super) const SECTIONS: [&Vocabulary; 19] = [
     &FILE,
     &RUNTIME,
     &ADMIN,
@@ -202,6 +211,7 @@ pub(super) const SECTIONS: [&Vocabulary; 18] = [
     &POOL,
     &POOL_TLS,
     &HEALTH,
+    &STEP,
     &PASSIVE,
     &BACKEND,
     &VRRP,

@@ -12,7 +12,7 @@ use crate::access::Access;
 use crate::config::plan;
 use crate::tls::certificate::Certificate;
 use crate::tls::certificates::Certificates;
-use crate::tls::client::{Ask, Client, ClientSettings, PeerName, Trust};
+use crate::tls::client::{Ask, Client, ClientSettings, PeerName, Prober, Trust};
 use crate::tls::clock::Clock;
 use crate::tls::inspect::Finding;
 use crate::tls::server::{ClientAuth, MinVersion, Server, ServerSettings};
@@ -34,6 +34,8 @@ pub struct Material {
     held: HashMap<String, Held>,
     /// By pool.
     clients: HashMap<String, Towards>,
+    /// By pool, of checks that trust others than connections do.
+    checks: HashMap<String, Towards>,
     /// By listener.
     lists: HashMap<String, lists::Kept>,
     /// What was taken over since the start because files changed, and what was refused.
@@ -100,20 +102,31 @@ impl Material {
                 held.insert(listener.name.clone(), read);
             }
         }
-        let mut clients = HashMap::new();
+        let (mut clients, mut checks) = (HashMap::new(), HashMap::new());
         for pool in &plan.pools {
+            if let Some(tls) = of_checks(pool) {
+                let read = Towards::read(&tls);
+                let read = read.map_err(|error| format!("pool {}: health: {error}", pool.name))?;
+                checks.insert(pool.name.clone(), read);
+            }
             if let Some(tls) = &pool.tls {
                 let read = Towards::read(tls);
                 let read = read.map_err(|error| format!("pool {}: {error}", pool.name))?;
                 clients.insert(pool.name.clone(), read);
             }
         }
-        Ok(Self { held, clients, lists, renewals: (0, 0) })
+        Ok(Self { held, clients, checks, lists, renewals: (0, 0) })
     }
 
     /// TLS towards the backends of a pool; `None` if it has none.
     pub fn client(&self, pool: &str) -> Option<&Client> {
         self.clients.get(pool).map(|towards| &towards.client)
+    }
+
+    /// TLS for the checks of a pool; `None` if they are as those of a pool without TLS.
+    pub fn prober(&self, pool: &plan::Pool) -> Option<Prober> {
+        let towards = self.checks.get(&pool.name).or_else(|| self.clients.get(&pool.name));
+        towards.map(|towards| Prober::of(&towards.client))
     }
 
     /// The same, one for each worker; empty if the pool has none.
@@ -146,7 +159,7 @@ impl Material {
         for (listener, held) in &mut self.held {
             renewals.extend(held.renew(listener, now));
         }
-        for (pool, towards) in &mut self.clients {
+        for (pool, towards) in self.clients.iter_mut().chain(&mut self.checks) {
             let Some(outcome) = towards.renew() else { continue };
             match &outcome {
                 Ok(()) => tracing::info!(pool, "TLS towards its backends goes by changed files"),
@@ -256,6 +269,9 @@ pub fn inspect(plan: &plan::Plan, now: SystemTime) -> Inspection {
         if let Some(Err(error)) = pool.tls.as_ref().map(Towards::read) {
             found.faults.push(format!("pool {}: {error}", pool.name));
         }
+        if let Some(Err(error)) = of_checks(pool).as_ref().map(Towards::read) {
+            found.faults.push(format!("pool {}: health: {error}", pool.name));
+        }
     }
     found.doubts.extend(secrets::exposed(plan));
     found
@@ -285,6 +301,30 @@ pub fn ending_soon(plan: &plan::Plan, now: SystemTime) -> Vec<String> {
         }
     }
     ending
+}
+
+/// TLS of checks that have a name or authorities of their own; `None` if they have neither.
+fn of_checks(pool: &plan::Pool) -> Option<plan::PoolTls> {
+    let health = pool.health.as_ref()?;
+    if health.sni.is_none() && health.ca.is_none() {
+        return None;
+    }
+    // Without authorities, checks of a pool that speaks no TLS take any certificate.
+    let none = plan::PoolTls {
+        ca: None,
+        verify: false,
+        sni: plan::Sni::Backend,
+        client_certificate: None,
+    };
+    let mut tls = pool.tls.clone().unwrap_or(none);
+    if let Some(ca) = &health.ca {
+        tls.ca = Some(ca.clone());
+        tls.verify = true;
+    }
+    if let Some(name) = &health.sni {
+        tls.sni = plan::Sni::Name(name.clone());
+    }
+    Some(tls)
 }
 
 impl Towards {

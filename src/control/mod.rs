@@ -7,6 +7,7 @@
 
 mod compile;
 mod events;
+mod exchange;
 pub mod explain;
 pub mod failover;
 mod failure;

@@ -17,7 +17,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::config::plan::{Check, Health};
+use super::exchange::{Exchange, Next};
+use crate::config::plan::{Check, Health, Step};
 use crate::pool::Addresses;
 use crate::proto::proxy_protocol::{Version, local};
 use crate::socket;
@@ -76,6 +77,8 @@ impl NotPassed {
 pub struct Probe {
     /// What is done.
     pub health: Arc<Health>,
+    /// The port to check; `None` = the backend's own.
+    pub port: Option<u16>,
     /// Local address to connect from.
     pub source: Option<IpAddr>,
     /// The PROXY protocol that the backends expect. A port that serves something else, and is only
@@ -90,7 +93,7 @@ impl Probe {
     ///
     /// Fails with a cause for people to read.
     pub async fn check(&self, backend: SocketAddr, named: &str) -> Result<(), NotPassed> {
-        let port = self.health.port.unwrap_or_else(|| backend.port());
+        let port = self.port.unwrap_or_else(|| backend.port());
         let address = SocketAddr::new(backend.ip(), port);
         let limit = self.health.timeout;
         let preface = self.send_proxy.filter(|_| port == backend.port()).map(local);
@@ -197,7 +200,7 @@ impl Probe {
                     false => Err(format!("status {status}").into()),
                 }
             }
-            Check::SendExpect { send, expect } => converse(stream, send, expect).await,
+            Check::SendExpect(steps) => converse(stream, steps).await,
         }
     }
 
@@ -258,20 +261,21 @@ async fn get(
     exchange.await.map_err(|error: hyper::Error| NotPassed::of(&error, format!("HTTP: {error}")))
 }
 
-/// Sends bytes and waits for an answer that begins with the expected ones.
-async fn converse(mut stream: TcpStream, send: &[u8], expect: &[u8]) -> Result<(), NotPassed> {
-    stream.write_all(send).await.map_err(told)?;
-    let mut answer = vec![0; expect.len()];
-    let mut length = 0;
-    while length < expect.len() {
-        let received = stream.read(&mut answer[length..]).await.map_err(told)?;
-        length += received;
-        if received == 0 || answer[..length] != expect[..length] {
-            let answer = String::from_utf8_lossy(&answer[..length.min(64)]).into_owned();
-            return Err(format!("unexpected answer {answer:?}").into());
+/// Sends what is to be sent, and waits for what is expected.
+async fn converse(mut stream: TcpStream, steps: &[Step]) -> Result<(), NotPassed> {
+    let mut exchange = Exchange::new(steps);
+    let mut buffer = [0; 4096];
+    loop {
+        match exchange.next() {
+            Next::Send(bytes) => stream.write_all(bytes).await.map_err(told)?,
+            Next::Receive => match stream.read(&mut buffer).await.map_err(told)? {
+                0 => return Err(exchange.ended().into()),
+                received => exchange.received(&buffer[..received]),
+            },
+            Next::Passed => return Ok(()),
+            Next::Failed(why) => return Err(why.into()),
         }
     }
-    Ok(())
 }
 
 /// What an error of a socket says.

@@ -59,12 +59,10 @@ impl Control {
         {
             watch.probes.push(plan.health.as_ref().map(|health| Probe {
                 health: Arc::new(health.clone()),
+                port: health.port,
                 source: plan.source,
                 send_proxy: plan.send_proxy.map(compile::proxy_version),
-                tls: match self.material.client(&plan.name) {
-                    Some(client) => Prober::of(client),
-                    None => watch.prober.clone(),
-                },
+                tls: self.material.prober(plan).unwrap_or_else(|| watch.prober.clone()),
             }));
             for (index, member) in ours.members.iter().enumerate() {
                 let id = member.backend.id;
@@ -139,7 +137,7 @@ impl Control {
             let Some(&(pool, index)) = self.watch.places.get(&id) else {
                 continue;
             };
-            let Some(probe) = self.watch.probes[pool].clone() else {
+            let Some(mut probe) = self.watch.probes[pool].clone() else {
                 continue;
             };
             let member = &self.world.pools[pool].members[index];
@@ -148,6 +146,9 @@ impl Control {
                 continue;
             };
             let named = member.plan.address.to_string();
+            if let Some(port) = member.plan.health_port {
+                probe.port = Some(port.get());
+            }
             self.watch.checking.insert(id);
             let (results, permits) =
                 (self.senders.checked.clone(), Arc::clone(&self.watch.permits));

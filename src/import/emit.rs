@@ -315,9 +315,6 @@ fn pool_table(pool: &Pool, ledger: &Ledger) -> Table {
     }
     table.option("queue_timeout", pool.queue_timeout.map(duration));
     table.option("slow_start", pool.slow_start.map(duration));
-    if pool.backup_overflow {
-        table.key("backup_overflow", "true", Weight::Optional);
-    }
     table.option("user_timeout", pool.user_timeout.map(duration));
     if pool.resets_on_down {
         table.key("on_down", "\"reset\"", Weight::Optional);

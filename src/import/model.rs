@@ -123,8 +123,6 @@ pub(super) struct Pool {
     pub(super) retries: Option<u32>,
     pub(super) queue_timeout: Option<Duration>,
     pub(super) slow_start: Option<Duration>,
-    /// Backups take what exceeds the maxima of the others.
-    pub(super) backup_overflow: bool,
     pub(super) user_timeout: Option<Duration>,
     /// Connections of a backend that goes down are reset.
     pub(super) resets_on_down: bool,

@@ -322,29 +322,6 @@ fn limits_of_nginx_that_only_count_refuse_nobody() {
 }
 
 #[test]
-fn backups_of_nginx_take_what_is_too_much_for_the_others() {
-    let (one, spare) = (Server::named("one"), Server::named("spare"));
-    let (of_nginx, of_lockgate) = (unused_address(), unused_address());
-    let config = |front: SocketAddr| {
-        format!(
-            "stream {{\n upstream u {{\n zone u 64k;\n server {} max_conns=2;\n \
-             server {} backup;\n }}\n server {{\n listen {front};\n proxy_pass u;\n }}\n}}\n",
-            one.address(),
-            spare.address()
-        )
-    };
-    let _nginx = Running::start("nginx", &config(of_nginx));
-    eventually("nginx listens", || visit(of_nginx).is_ok());
-    let _gateway = Gateway::start(converted("nginx", &config(of_lockgate)).0);
-    for (name, front) in [("nginx", of_nginx), ("lockgate", of_lockgate)] {
-        eventually(name, || {
-            let clients: Vec<_> = (0..3).filter_map(|_| held(front).ok()).collect();
-            clients.iter().map(|(_, name)| name.as_str()).eq(["one", "one", "spare"])
-        });
-    }
-}
-
-#[test]
 fn the_report_says_what_is_not_the_same() {
     for (program, config, said) in [
         (
@@ -364,6 +341,12 @@ fn the_report_says_what_is_not_the_same() {
             "haproxy",
             "listen l\n bind :1001\n server s 10.0.0.1:1 ssl verify required ca-file /ca.pem\n",
             "set sni in [pool.NAME.tls]",
+        ),
+        (
+            "nginx",
+            "stream {\n upstream u { zone u 64k; server 10.0.0.1:1 max_conns=2; \
+             server 10.0.0.2:1 backup; }\n server { listen 127.0.0.1:1001; proxy_pass u; }\n}\n",
+            "even if they are all at max_conns",
         ),
         (
             "haproxy",

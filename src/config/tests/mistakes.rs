@@ -91,7 +91,7 @@ fn one_mistake_one_error() {
         (
             "pool.web.health",
             "type = 'send_expect'",
-            "1:1 type \"send_expect\" needs the key 'expect'",
+            "1:1 type \"send_expect\" needs the key 'expect', or 'steps'",
         ),
         (
             "pool.web.health",

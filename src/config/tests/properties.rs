@@ -8,8 +8,8 @@ use proptest::prelude::*;
 
 use super::super::plan::vrrp::{Checksum, OWNER, Peer, Version};
 use super::super::plan::{
-    Address, Certificate, Challenges, Check, CipherSuite, Guard, Listener, Network, Plan, Protocol,
-    ServerTls, Sni, SniPattern,
+    Address, Certificate, Challenges, Check, CipherSuite, Guard, Listener, MOST_STEPS, Network,
+    Plan, Protocol, ServerTls, Sni, SniPattern, Step,
 };
 use super::super::{Error, parse};
 use super::EXAMPLE;
@@ -243,8 +243,14 @@ fn assert_invariants(plan: &Plan) {
                     };
                     assert!(expect_status.iter().all(within));
                 }
-                Check::SendExpect { expect, .. } => {
-                    assert!((1..=16 << 10).contains(&expect.len()));
+                Check::SendExpect(steps) => {
+                    assert!((1..=MOST_STEPS).contains(&steps.len()));
+                    assert!(steps.iter().any(|step| !matches!(step, Step::Send(_))));
+                    for step in steps {
+                        if let Step::Send(text) | Step::Begins(text) | Step::Contains(text) = step {
+                            assert!((1..=16 << 10).contains(&text.len()));
+                        }
+                    }
                 }
             }
         }

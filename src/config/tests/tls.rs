@@ -410,7 +410,11 @@ fn help_with_tls() {
             Some("write client_auth = \"optional\" or \"required\""),
         ),
         (tls_and_certificate("client_auth = 'require'"), None, Some("did you mean 'required'?")),
-        (tls_and_certificate("ca = 'c'"), Some("'ca' is a key of [pool.NAME.tls]"), None),
+        (
+            tls_and_certificate("ca = 'c'"),
+            Some("'ca' is a key of [pool.NAME.tls], [pool.NAME.health]"),
+            None,
+        ),
         (listener("protocol = 'tsl'"), None, Some("did you mean 'tls'?")),
         (
             listener("protocol = 'https'"),

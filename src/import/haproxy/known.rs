@@ -256,15 +256,10 @@ fn option(name: &str) -> Option<Verdict> {
         | "contstats"
         | "clitlog"
         | "error-log-format" => (Needless, OWN_LOG),
-        "tcpka"
-        | "clitcpka"
-        | "srvtcpka"
-        | "redispatch"
-        | "tcp-smart-accept"
-        | "tcp-smart-connect"
-        | "splice-auto"
-        | "splice-request"
-        | "splice-response" => (Needless, ALWAYS),
+        "tcpka" | "clitcpka" | "srvtcpka" | "redispatch" | "tcp-smart-accept"
+        | "tcp-smart-connect" | "splice-auto" | "splice-request" | "splice-response" => {
+            (Needless, ALWAYS)
+        }
         "abortonclose" => (
             Lost,
             "a client that is queued and has sent FIN keeps its place; one that resets loses it",
@@ -351,7 +346,9 @@ pub(super) fn bind(word: &str) -> Option<Verdict> {
         "ca-sign-file" | "ca-sign-pass" | "generate-certificates" => {
             (Lost, "certificates are files; none are made")
         }
-        "allow-0rtt" => (Lost, "early data is not accepted: these clients take one round trip more"),
+        "allow-0rtt" => {
+            (Lost, "early data is not accepted: these clients take one round trip more")
+        }
         "ocsp-update" => (Lost, "no responder is asked: see ocsp in [listener.tls]"),
         "tls-ticket-keys" => (Lost, "set pair.secret_file: ticket keys derive from it"),
         "crt-ignore-err" | "ca-ignore-err" | "ca-verify-file" | "verifyhost" => {

@@ -38,8 +38,7 @@ pub(super) fn pool(
     let health_port = health.as_ref().map(|health| health.port);
     for server in &servers {
         if let Some(mut backend) = backend(server, is_weighted, ports, ledger) {
-            backend.health_port =
-                server.port.filter(|_| server.check && health_port == Some(None));
+            backend.health_port = server.port.filter(|_| server.check && health_port == Some(None));
             backends.push(backend);
         }
     }
@@ -73,7 +72,6 @@ pub(super) fn pool(
         passive: passive(&servers),
         tls,
         backends,
-        ..Pool::default()
     };
     if let Some(tls) = &mut pool.tls
         && tls.no_verify

@@ -201,12 +201,7 @@ fn backend(node: &Node, bind: &[SocketAddr], ledger: &mut Ledger) -> Option<Back
 }
 
 /// The check of a server; a pool has one, that of the first.
-fn check(
-    server: &Node,
-    backend: &mut Backend,
-    health: &mut Option<Health>,
-    ledger: &mut Ledger,
-) {
+fn check(server: &Node, backend: &mut Backend, health: &mut Option<Health>, ledger: &mut Ledger) {
     for child in server.children() {
         let mut found = match child.name() {
             "TCP_CHECK" => Health { check: Check::Tcp, ..timing(child, 1, ledger) },

@@ -78,7 +78,9 @@ fn merged(mut group: Vec<Named>, ledger: &mut Ledger) -> Vec<Listener> {
         }
     }
     let depth = |route: &Route| route.sni.first().map_or(0, String::len);
-    ways.sort_by_key(|(rank, route)| (*rank, if *rank == 0 { 0 } else { usize::MAX - depth(route) }));
+    ways.sort_by_key(|(rank, route)| {
+        (*rank, if *rank == 0 { 0 } else { usize::MAX - depth(route) })
+    });
     let mut group = group.into_iter().map(|named| named.listener);
     let Some(mut first) = group.next() else { return Vec::new() };
     for other in group {

@@ -172,8 +172,8 @@ impl<'a> Scope<'a> {
         });
         let is_name_sent = self.is_on("proxy_ssl_server_name", ledger);
         // Its default is the host of proxy_pass: for an upstream, one name for all its servers.
-        let of_upstream =
-            target.filter(|_| self.find("proxy_ssl_name").is_none() && (is_verified || is_name_sent));
+        let of_upstream = target
+            .filter(|_| self.find("proxy_ssl_name").is_none() && (is_verified || is_name_sent));
         let sni = sni.or_else(|| of_upstream.map(str::to_owned));
         if let Some(verify) = self.find("proxy_ssl_verify").filter(|_| is_verified && !is_name_sent)
         {
