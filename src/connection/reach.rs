@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -61,26 +61,18 @@ impl Session {
             let seat = self.local.roster.join(backend.id, self.at, self.local.events.current());
             let (began, mut connected) = loop {
                 let began = Instant::now();
-                let events = &self.local.events;
-                let deadline = events.now() + pool.connect_timeout;
-                let connected = match (backend.target(), pool.send_proxy) {
-                    // A name that was never resolved has no weight and is not picked.
-                    (None, _) => Ok(Err(Unconnected::Failed(ConnectFailure::Unreachable))),
-                    (Some(Target::One(address)), None) => {
-                        let made = pin!(connect(events, pool, (address, deadline), client, relay));
+                let is_plain =
+                    pool.send_proxy.is_none() && matches!(backend.target(), Some(Target::One(_)));
+                let connected = match is_plain {
+                    true => {
+                        let events = &self.local.events;
+                        let made = pin!(connect(events, pool, backend, client, relay));
                         unless_cut(&seat, made).await
                     }
                     // Boxed: all others would carry the room for it.
-                    (Some(Target::One(address)), Some(version)) => {
-                        let (header, to) = (self.header(version, client), (address, deadline));
-                        let telling = connect_telling(events, pool, to, client, relay, &header);
-                        unless_cut(&seat, Box::pin(telling).as_mut()).await
-                    }
-                    (Some(Target::Several(addresses)), version) => {
-                        let header = version.map(|version| self.header(version, client));
-                        let to = (&*addresses, deadline);
-                        let trying = connect_in_turn(events, pool, to, client, relay, header);
-                        unless_cut(&seat, Box::pin(trying).as_mut()).await
+                    false => {
+                        let mut made = self.connect_otherwise(pool, backend, client, relay);
+                        unless_cut(&seat, made.as_mut()).await
                     }
                 };
                 match connected.unwrap_or(Err(Unconnected::Cut)) {
@@ -149,6 +141,37 @@ impl Session {
         let (began, events) = (Instant::now(), &self.local.events);
         events.sleep_until(events.now() + SHORTAGE_PAUSE).await;
         if client.has_failed() { Err(Reason::ClientReset) } else { Ok(began.elapsed()) }
+    }
+
+    /// Connects where there is more to it than one address: a PROXY header, or several addresses.
+    fn connect_otherwise<'a>(
+        &'a self,
+        pool: &'a Pool,
+        backend: &Backend,
+        client: &'a Watched<TcpStream>,
+        relay: &'a mut Relay,
+    ) -> Pin<Box<dyn Future<Output = Result<Watched<TcpStream>, Unconnected>> + 'a>> {
+        let header = pool.send_proxy.map(|version| self.header(version, client));
+        let target = backend.target();
+        let events = &self.local.events;
+        let deadline = events.now() + pool.connect_timeout;
+        Box::pin(async move {
+            match (target, header) {
+                // A name that was never resolved has no weight and is not picked.
+                (None, _) => Err(Unconnected::Failed(ConnectFailure::Unreachable)),
+                (Some(Target::One(address)), None) => {
+                    let begun = begin(pool, address, has_first(pool, relay));
+                    connect_begun(events, pool, begun, deadline, client, relay).await
+                }
+                (Some(Target::One(address)), Some(header)) => {
+                    connect_telling(events, pool, (address, deadline), client, relay, &header).await
+                }
+                (Some(Target::Several(addresses)), header) => {
+                    let to = (&*addresses, deadline);
+                    connect_in_turn(events, pool, to, client, relay, header).await
+                }
+            }
+        })
     }
 
     /// The header that tells a backend whom this connection is from.
@@ -280,16 +303,35 @@ impl From<io::Error> for Unconnected {
     }
 }
 
-async fn connect(
+/// Connects to a backend that has one address. No `async fn`: the address would be carried while the
+/// connection waits.
+fn connect<'a>(
+    events: &'a Rc<EventLoop>,
+    pool: &'a Pool,
+    backend: &Backend,
+    client: &'a Watched<TcpStream>,
+    relay: &'a mut Relay,
+) -> impl Future<Output = Result<Watched<TcpStream>, Unconnected>> + 'a {
+    let begun = match backend.target() {
+        Some(Target::One(address)) => begin(pool, address, has_first(pool, relay)),
+        // It was one a moment ago.
+        _ => Err(Unconnected::Failed(ConnectFailure::Unreachable)),
+    };
+    let deadline = events.now() + pool.connect_timeout;
+    connect_begun(events, pool, begun, deadline, client, relay)
+}
+
+async fn connect_begun(
     events: &Rc<EventLoop>,
     pool: &Pool,
-    (address, deadline): (SocketAddr, Instant),
+    begun: Result<TcpStream, Unconnected>,
+    deadline: Instant,
     client: &Watched<TcpStream>,
     relay: &mut Relay,
 ) -> Result<Watched<TcpStream>, Unconnected> {
     // Where TLS comes first, nothing is sent before.
     let first = if pool.tls.is_empty() { relay.first() } else { &[] };
-    let socket = events.hold(begin(pool, address, !first.is_empty())?);
+    let socket = events.hold(begun?);
     // Whatever it is going to send, it comes by an event.
     socket.mark_dry();
     if !first.is_empty() {
@@ -377,7 +419,10 @@ async fn connect_in_turn(
         let share = deadline.saturating_duration_since(now) / (turns - turn) as u32;
         let to = (address, now + share);
         let connected = match &header {
-            None => connect(events, pool, to, client, relay).await,
+            None => {
+                let begun = begin(pool, address, has_first(pool, relay));
+                connect_begun(events, pool, begun, to.1, client, relay).await
+            }
             Some(header) => connect_telling(events, pool, to, client, relay, header).await,
         };
         match connected {
@@ -392,6 +437,11 @@ async fn connect_in_turn(
         }
     }
     Err(failed)
+}
+
+/// Whether something is sent as soon as a backend is connected.
+fn has_first(pool: &Pool, relay: &Relay) -> bool {
+    pool.tls.is_empty() && !relay.first().is_empty()
 }
 
 fn begin(pool: &Pool, address: SocketAddr, data_follows: bool) -> Result<TcpStream, Unconnected> {

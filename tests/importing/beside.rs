@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::{import, imported, text};
 use crate::harness::{
-    Gateway, Http, Server, connect, eventually, free_port, held, unused_address, visit,
+    Gateway, Http, Launch, Server, connect, eventually, free_port, held, unused_address, visit,
 };
 
 /// Where the module of nginx is that relays TCP.
@@ -166,7 +166,7 @@ fn exchanges_of_checks_tell_the_same_backends_apart() {
         };
         let _haproxy = Running::start("haproxy", &config(of_haproxy));
         let (toml, report) = converted("haproxy", &config(of_lockgate));
-        let _gateway = Gateway::start(toml);
+        let _gateway = Launch::new(toml).start_unready();
         for (name, front) in [("haproxy", of_haproxy), ("lockgate", of_lockgate)] {
             let agrees = || checked.accepted() > 8 && serves(front, "one") == is_up;
             eventually(&format!("{name} after {rules} is {is_up}: {report}"), agrees);
