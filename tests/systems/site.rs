@@ -188,8 +188,10 @@ fn acme(host: &Host) -> [Service; 2] {
     let names = host.start(&[&names[..], &off[..]].concat(), &[]);
     let words =
         ["pebble", "-config", file.to_str().unwrap(), "-strict", "-dnsserver", "127.0.0.1:8053"];
-    // It would take its time, as others do.
-    let authority = host.start(&words, &[("PEBBLE_VA_NOSLEEP", "1")]);
+    // It would take its time, as others do, and refuse one good nonce in twenty, to see whether clients
+    // try again: an old Certbot doesn't.
+    let settings = [("PEBBLE_VA_NOSLEEP", "1"), ("PEBBLE_WFE_NONCEREJECT", "0")];
+    let authority = host.start(&words, &settings);
     [8053, 14000, 15000].into_iter().for_each(|port| host.await_port(port));
     [names, authority]
 }
