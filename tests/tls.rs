@@ -1,5 +1,6 @@
 //! TLS towards clients: what a gateway that ends it agrees to, refuses, relays and tells.
 
+mod alerts;
 mod choosing;
 mod cutting;
 mod errors;

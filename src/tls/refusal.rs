@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use rustls::{CertificateError, Error, PeerIncompatible};
+use rustls::{CertificateError, Error, PeerIncompatible, ProtocolVersion};
 
 use crate::stats::HandshakeFailure;
 
@@ -14,10 +14,20 @@ pub(super) const fn alert(description: u8) -> [u8; 7] {
 
 /// What comes is no TLS, or against its rules.
 pub(super) const DECODE_ERROR: [u8; 7] = alert(50);
+/// The two ends do not agree.
+pub(super) const HANDSHAKE_FAILURE: [u8; 7] = alert(40);
 /// None of the versions that the client speaks is spoken here.
 pub(super) const PROTOCOL_VERSION: [u8; 7] = alert(70);
 /// No certificate covers the name (RFC 6066, section 3).
 pub(super) const UNRECOGNIZED_NAME: [u8; 7] = alert(112);
+
+/// What a client is told of `error`, where rustls has something else: `certificate_required` is an
+/// alert of TLS 1.3, and before that a client without a certificate gets a `handshake_failure`
+/// (RFC 5246, section 7.4.6). A client of TLS 1.2 sends its certificate before it encrypts.
+pub(super) fn alert_to_client(error: &Error, version: Option<ProtocolVersion>) -> Option<[u8; 7]> {
+    let missing = matches!(error, Error::NoCertificatesPresented);
+    (missing && version == Some(ProtocolVersion::TLSv1_2)).then_some(HANDSHAKE_FAILURE)
+}
 
 /// What an error of rustls counts as.
 fn failure(error: &Error) -> HandshakeFailure {

@@ -19,6 +19,9 @@ use super::trust::Authorities;
 use super::verify::Clients;
 use crate::stats::HandshakeFailure;
 
+/// Bytes of early data that are skipped, each counted as often as rustls looks at it.
+const SKIPPED_EARLY_DATA: u32 = 4 << 20;
+
 /// The oldest version that is spoken. There are none before 1.2, which RFC 8996 forbids.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum MinVersion {
@@ -160,8 +163,11 @@ fn config(settings: &ServerSettings, client_auth: &ClientAuth) -> Result<ServerC
     }));
     config.ignore_client_order = settings.suites.server_decides();
     config.alpn_protocols = settings.alpn.iter().map(|name| name.clone().into_bytes()).collect();
-    // Early data can be replayed to us, and by us to a backend (RFC 8446, section 8).
-    config.max_early_data_size = 0;
+    // Early data can be replayed to us, and by us to a backend (RFC 8446, section 8): none is taken, as
+    // rustls has it where tickets are stateless and no sessions are stored. What a client sends all the
+    // same is skipped (4.2.10), up to this: rustls counts a record again for every read until the
+    // handshake goes on. How many bytes these can be is bounded by `session::WIRE`.
+    config.max_early_data_size = SKIPPED_EARLY_DATA;
     // Sessions that the server remembers would be behind a lock, and not on the other gateway.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;

@@ -121,7 +121,7 @@ impl<'a> Hello<'a> {
             return Err(refused.naming(server_name));
         }
         drop(bytes);
-        match session.shake_hands(socket).await {
+        match session.shake_hands(socket, refusal::alert_to_client).await {
             Ok(()) => Ok(session.naming(server_name)),
             Err(refused) => Err(refused.naming(server_name)),
         }
@@ -183,7 +183,7 @@ impl ClientSession {
         let mut session = Self::new(connection.map_err(|error| Refused::of(&error))?);
         // It has something to say before it has heard anything.
         session.take(&mut []).map_err(|error| Refused::of(&error))?;
-        session.shake_hands(socket).await?;
+        session.shake_hands(socket, |_, _| None).await?;
         Ok(session)
     }
 }
@@ -237,8 +237,13 @@ impl<C: Records> Session<C> {
         self.common().negotiated_cipher_suite().and_then(|suite| iana_name(suite.suite()))
     }
 
-    /// Goes through the handshake, once the first message is there or to be sent.
-    async fn shake_hands(&mut self, socket: &Watched<TcpStream>) -> Result<(), Refused> {
+    /// Goes through the handshake, once the first message is there or to be sent. `alert_for` has the
+    /// alerts that are told instead of those that rustls has.
+    async fn shake_hands(
+        &mut self,
+        socket: &Watched<TcpStream>,
+        alert_for: fn(&Error, Option<ProtocolVersion>) -> Option<[u8; 7]>,
+    ) -> Result<(), Refused> {
         poll_fn(|_| {
             loop {
                 if !self.flush(socket)? {
@@ -255,7 +260,10 @@ impl<C: Records> Session<C> {
                     Ok(Then::End) => return Poll::Ready(Err(closed())),
                     Err(Fault::Socket(error)) => return Poll::Ready(Err(error.into())),
                     Err(Fault::Peer(error)) => {
-                        tell(socket, self.stream.outgoing());
+                        match alert_for(&error, self.common().protocol_version()) {
+                            Some(alert) => tell(socket, &alert),
+                            None => tell(socket, self.stream.outgoing()),
+                        }
                         return Poll::Ready(Err(Refused::of(&error)));
                     }
                 }
@@ -399,7 +407,10 @@ impl<C: Records> Side for Tls<'_, C> {
                 Err(Fault::Socket(error)) => return Err(error),
                 Err(Fault::Peer(error)) => {
                     tracing::debug!(%error, "a peer breaks the rules of TLS");
-                    tell(self.socket, self.session.stream.outgoing());
+                    // After what is sealed already, and once. It is over in any case.
+                    if let Err(error) = self.flush() {
+                        tracing::debug!(%error, "an alert could not be sent");
+                    }
                     self.session.broken = true;
                     Then::Unknown
                 }
