@@ -372,9 +372,19 @@ impl Session {
         let end = match tls {
             None => {
                 let mut backend = Plain(&backend);
-                let relaying =
-                    pin!(relay.run(events, client, &mut backend, limits, pool.user_timeout, meter));
-                unless_cut(&seat, relaying).await
+                let end = {
+                    let relaying = pin!(relay.run(
+                        events,
+                        client,
+                        &mut backend,
+                        limits,
+                        pool.user_timeout,
+                        meter
+                    ));
+                    unless_cut(&seat, relaying).await
+                };
+                conclude(end, relay, client, &backend, &mut self.bytes);
+                end
             }
             Some(mut session) => {
                 let mut backend = Tls { socket: &backend, session: &mut session };
@@ -386,7 +396,10 @@ impl Session {
                     pool.user_timeout,
                     meter,
                 ));
-                unless_cut(&seat, relaying.as_mut()).await
+                let end = unless_cut(&seat, relaying.as_mut()).await;
+                drop(relaying);
+                conclude(end, relay, client, &backend, &mut self.bytes);
+                end
             }
         };
         let end = match end {
@@ -431,6 +444,22 @@ impl Drop for Session {
             reason: self.reason,
             id: self.id,
         });
+    }
+}
+
+/// Takes off what was delivered both ways what has not arrived.
+fn conclude(
+    end: Result<End, Cut>,
+    relay: &Relay,
+    client: &impl Side,
+    backend: &impl Side,
+    bytes: &mut (u64, u64),
+) {
+    if !matches!(end, Ok(End::Closed)) {
+        // The reset that comes throws it away. After an orderly end the kernel still delivers it.
+        let (up, down) = relay.unacknowledged(client, backend);
+        bytes.0 = bytes.0.saturating_sub(up);
+        bytes.1 = bytes.1.saturating_sub(down);
     }
 }
 

@@ -38,9 +38,9 @@ pub struct Record<'a> {
     pub tls: Option<&'a TlsFacts>,
     /// Time from accept to the end.
     pub duration: Duration,
-    /// Bytes delivered to the backend.
+    /// Bytes delivered to the backend. After an end other than `closed`: that it has acknowledged.
     pub bytes_in: u64,
-    /// Bytes delivered to the client.
+    /// Bytes delivered to the client, in the same sense.
     pub bytes_out: u64,
     /// Why it ended.
     pub reason: Reason,

@@ -332,6 +332,13 @@ pub fn acknowledged(socket: &impl AsFd) -> io::Result<Acknowledged> {
     })
 }
 
+/// Bytes that the other end may have read and not acknowledged yet: it delays acknowledgements of less
+/// than two full segments (RFC 9293, section 3.8.6.3).
+pub fn delayed(socket: &impl AsFd) -> u64 {
+    // A socket that cannot tell is believed to delay none.
+    SockRef::from(socket).tcp_mss().map_or(0, |segment| 2 * u64::from(segment))
+}
+
 /// Has a socket reset when it is closed, unless [`ResetOnDrop::disarm`] says that all went well.
 #[derive(Debug)]
 pub struct ResetOnDrop<'a, S: AsFd>(Option<&'a S>);

@@ -610,3 +610,47 @@ fn what_was_delivered_before_a_reset_is_delivered() {
     assert_eq!(record["reason"], "backend_reset");
     assert_eq!(record["bytes_out"], received);
 }
+
+/// A server that sends so much, and then FIN.
+fn source(length: usize) -> Server {
+    Server::with("server", move |mut stream| {
+        stream.write_all(&vec![7; length])?;
+        stream.shutdown(Shutdown::Write)?;
+        io::copy(&mut stream, &mut io::sink()).map(drop)
+    })
+}
+
+#[test]
+fn a_client_that_has_not_got_to_the_end_is_not_half_closed() {
+    const ALL: usize = 1_500_000;
+    let server = source(ALL);
+    let address = unused_address();
+    let config = Config::new(address).listener(r#"half_close_timeout = "1s""#);
+    let gateway = Gateway::start(config.backend(&server, ""));
+    let mut client = narrow(address);
+    let name = client.local_addr().unwrap();
+    client.read_exact(&mut [0; 12_288]).unwrap();
+    // For several times the timeout nothing moves.
+    thread::sleep(Duration::from_secs(4));
+    assert_eq!(sip(&mut client, 64 << 10), (ALL - 12_288, true));
+    drop(client);
+    let record = gateway.record_of(name);
+    assert_eq!((&record["reason"], &record["bytes_out"]), (&"closed".into(), &ALL.into()));
+}
+
+#[test]
+fn what_a_client_has_not_taken_is_not_recorded_as_delivered() {
+    let server = source(1_500_000);
+    let address = unused_address();
+    let timeouts = "half_close_timeout = \"1s\"\nidle_timeout = \"1s\"";
+    let config = Config::new(address).listener(timeouts);
+    let gateway = Gateway::start(config.backend(&server, ""));
+    let mut client = narrow(address);
+    let name = client.local_addr().unwrap();
+    let record = gateway.record_of(name);
+    assert_eq!(record["reason"], "idle_timeout", "{record}");
+    let (received, in_order) = sip(&mut client, 64 << 10);
+    assert!(!in_order);
+    assert!(received < 1_000_000, "{received} bytes are more than the client has room for");
+    assert_eq!(record["bytes_out"], received, "{record}");
+}

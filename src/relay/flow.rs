@@ -118,6 +118,12 @@ impl Flow {
         self.ended || self.clogged || !matches!(self.held, Held::Nothing)
     }
 
+    /// Whether its sender may fail unheard, and nothing that it sent in order would be lost by
+    /// hearing of it now.
+    pub(super) fn is_heard_failing(&self) -> bool {
+        self.is_deaf() && (self.finished || !self.ended)
+    }
+
     /// Bytes delivered since this was last asked.
     pub(super) fn delivered(&mut self) -> usize {
         std::mem::take(&mut self.delivered)

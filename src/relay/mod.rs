@@ -21,15 +21,18 @@ use flow::{Broken, Flow, Turn};
 use vanished::{Unacknowledged, pace};
 
 pub use pipe::MOST as MOST_PIPES;
-pub use side::{Plain, Received, Side, Then, Unheard, gather, room, take_leave};
+pub use side::{Plain, Received, Side, Then, Unheard, gather, in_kernel, room, take_leave};
 
 /// A connection that lasts this long gets keepalive probes towards its backend. (Towards the
 /// client it has them from the listener.) Most connections end earlier, and save the calls.
 const SETTLED: Duration = Duration::from_secs(10);
 
-/// When one side has broken, what it sent before is still the other's: as long as the kernel gets
-/// rid of it. It is looked at this often, and given up when nothing moves for so long.
+/// When one side has broken, what it sent before is still the other's. The kernel's queue is looked
+/// at this often while it moves, and less and less often while it does not.
 const LOOK: Duration = Duration::from_millis(20);
+const SELDOM: Duration = Duration::from_secs(1);
+
+/// Nothing is given up sooner than this after a side has broken, however short the timeouts are.
 const STUCK: Duration = Duration::from_secs(5);
 
 /// How long a connection may be silent.
@@ -37,7 +40,7 @@ const STUCK: Duration = Duration::from_secs(5);
 pub struct Limits {
     /// Without a byte in either direction.
     pub idle: Duration,
-    /// Without a byte after one side has sent FIN.
+    /// Without a byte after one side has sent FIN, and the other has acknowledged it.
     pub half_close: Duration,
     /// How long what was sent to the client may stay unacknowledged; `None` = as long as the system
     /// has it.
@@ -101,19 +104,17 @@ impl Relay {
         user_timeout: Option<Duration>,
         mut meter: impl FnMut(u64, u64),
     ) -> impl Future<Output = End> {
-        let mut active = events.now();
-        let mut settling = Some(active + SETTLED);
+        let mut quiet = Quiet::since(events.now());
+        let mut settling = Some(events.now() + SETTLED);
         // When to look whether what was sent is acknowledged; `None` = nothing has been sent since
         // all was.
-        let mut look = pace(limits.user_timeout, user_timeout).map(|pace| active + pace);
+        let mut look = pace(limits.user_timeout, user_timeout).map(|pace| events.now() + pace);
         let mut unacknowledged = [Unacknowledged::default(); 2];
-        // What the sockets had not got rid of when it was last looked at.
-        let mut unsent = (0, 0);
         let mut broken: Option<End> = None;
         // All of it is held once, and no reference to it: it is most of a silent connection.
         poll_fn(move |_| {
             if let Some(end) = broken {
-                return linger(end, events, client, backend, &mut unsent, &mut active);
+                return self.linger(end, events, client, backend, limits, &mut quiet);
             }
             let finished = self.finished();
             let polled = self.poll(events, client, backend);
@@ -126,20 +127,33 @@ impl Relay {
                     return Poll::Ready(end);
                 }
                 broken = Some(end);
-                active = events.now();
-                return linger(end, events, client, backend, &mut unsent, &mut active);
+                quiet = Quiet::since(events.now());
+                return self.linger(end, events, client, backend, limits, &mut quiet);
             }
-            // A side whose bytes are not asked for is still heard when it breaks.
-            if self.up.is_deaf() && client.socket().has_failed() {
-                return Poll::Ready(End::ClientReset);
-            }
-            if self.down.is_deaf() && backend.socket().has_failed() {
-                return Poll::Ready(End::BackendReset);
+            // A side whose bytes are not asked for is still heard when it breaks. But all that it
+            // sent before its FIN is the other's, and is delivered first.
+            let failed = match () {
+                () if self.up.is_heard_failing() && client.has_failed() => {
+                    Some((End::ClientReset, self.up.is_finished()))
+                }
+                () if self.down.is_heard_failing() && backend.has_failed() => {
+                    Some((End::BackendReset, self.down.is_finished()))
+                }
+                () => None,
+            };
+            match failed {
+                Some((end, true)) => {
+                    broken = Some(end);
+                    quiet = Quiet::since(events.now());
+                    return self.linger(end, events, client, backend, limits, &mut quiet);
+                }
+                Some((end, false)) => return Poll::Ready(end),
+                None => {}
             }
 
             let now = events.now();
             if up + down > 0 || self.finished() != finished {
-                active = now;
+                quiet.heard(now);
                 look =
                     look.or_else(|| pace(limits.user_timeout, user_timeout).map(|pace| now + pace));
             }
@@ -152,30 +166,55 @@ impl Relay {
                     let passed = (pace, now.saturating_duration_since(time) + pace);
                     if let Some(end) = vanished(&mut unacknowledged, peers, passed) {
                         broken = Some(end);
-                        active = now;
-                        return linger(end, events, client, backend, &mut unsent, &mut active);
+                        quiet = Quiet::since(now);
+                        return self.linger(end, events, client, backend, limits, &mut quiet);
                     }
                     let pending = unacknowledged.iter().any(|peer| peer.is_pending());
                     look = pending.then(|| now + pace);
                 }
                 look.into_iter().for_each(|time| events.wake_at(time));
             }
-            let (limit, end) = match self.finished() {
-                0 => (limits.idle, End::Idle),
-                _ => (limits.half_close, End::HalfClosed),
-            };
-            if now >= active + limit {
-                // What the kernel still delivers is no silence.
-                let queued = (queued(client.socket()), queued(backend.socket()));
-                if queued == unsent || queued == (0, 0) {
+            let half_closed = self.finished() > 0;
+            if now >= quiet.next_look(half_closed, limits) {
+                let queued = queued(client.socket()).saturating_add(queued(backend.socket()));
+                if let Some(end) = quiet.look(now, queued, half_closed, limits) {
                     return Poll::Ready(end);
                 }
-                (unsent, active) = (queued, now);
             }
-            events.wake_at(active + limit);
+            events.wake_at(quiet.next_look(half_closed, limits));
             settle(&mut settling, now, events, backend.socket());
             Poll::Pending
         })
+    }
+
+    /// Bytes that were handed to the backend's and to the client's socket and that they have not
+    /// acknowledged: after an end other than [`End::Closed`], these did not arrive.
+    pub fn unacknowledged(&self, client: &impl Side, backend: &impl Side) -> (u64, u64) {
+        (
+            backend.unacknowledged(self.up.is_finished()),
+            client.unacknowledged(self.down.is_finished()),
+        )
+    }
+
+    /// One side has broken. The end comes when the other has what was sent to it, or takes no more.
+    fn linger(
+        &self,
+        end: End,
+        events: &EventLoop,
+        client: &impl Side,
+        backend: &impl Side,
+        limits: &Limits,
+        quiet: &mut Quiet,
+    ) -> Poll<End> {
+        let receiver = if end == End::ClientReset { backend.socket() } else { client.socket() };
+        let (left, now) = (queued(receiver), events.now());
+        match quiet.drain(now, left, limits.half_close.max(STUCK)) {
+            Some(look) if !receiver.has_failed() => {
+                events.wake_at(look);
+                Poll::Pending
+            }
+            _ => Poll::Ready(end),
+        }
     }
 
     /// How many of the two directions have finished.
@@ -231,25 +270,73 @@ fn vanished(
     })
 }
 
-/// One side has broken. The end comes when the other has what was sent to it, or takes no more.
-fn linger(
-    end: End,
-    events: &EventLoop,
-    client: &impl Side,
-    backend: &impl Side,
-    unsent: &mut (u32, u32),
-    active: &mut Instant,
-) -> Poll<End> {
-    let receiver = if end == End::ClientReset { backend.socket() } else { client.socket() };
-    let (left, now) = (queued(receiver), events.now());
-    if left != unsent.0 {
-        (unsent.0, *active) = (left, now);
+/// For how long nothing has moved: neither between the two sockets nor out of the kernel's queues.
+#[derive(Debug)]
+struct Quiet {
+    /// When something last moved, as far as is known.
+    active: Instant,
+    /// Milliseconds from then to the last look at the queues.
+    waited: u32,
+    /// Bytes that both queues held then. While none are handed to them, the sum only gets smaller.
+    unsent: u32,
+}
+
+impl Quiet {
+    fn since(now: Instant) -> Self {
+        Self { active: now, waited: 0, unsent: 0 }
     }
-    if left == 0 || receiver.has_failed() || now >= *active + STUCK {
-        return Poll::Ready(end);
+
+    /// Bytes have moved, or FIN.
+    fn heard(&mut self, now: Instant) {
+        (self.active, self.waited) = (now, 0);
     }
-    events.wake_at(now + LOOK);
-    Poll::Pending
+
+    /// When the queues are to be looked at.
+    fn next_look(&self, half_closed: bool, limits: &Limits) -> Instant {
+        let limit = if half_closed { limits.half_close } else { limits.idle };
+        self.active + Duration::from_millis(self.waited.into()) + limit
+    }
+
+    /// Looks at the queues when the time for it has come: why the connection is over, if it is.
+    ///
+    /// What leaves a queue has been acknowledged, so the peer is there. While bytes are in it, so is
+    /// the FIN behind them: the peer does not know of it, and `half_close` is not for it yet.
+    fn look(
+        &mut self,
+        now: Instant,
+        queued: u32,
+        half_closed: bool,
+        limits: &Limits,
+    ) -> Option<End> {
+        if queued == 0 {
+            return Some(if half_closed { End::HalfClosed } else { End::Idle });
+        }
+        if queued != self.unsent {
+            self.unsent = queued;
+            self.heard(now);
+        } else if now >= self.active + limits.idle {
+            return Some(End::Idle);
+        }
+        // Rounded up, for a look to be later than the one before.
+        let waited = (now - self.active).as_millis().saturating_add(1);
+        self.waited = if now == self.active { 0 } else { waited.try_into().unwrap_or(u32::MAX) };
+        None
+    }
+
+    /// The same where nothing but what one queue still holds, `left`, is waited for, for `limit`
+    /// without progress: when to look again, if at all.
+    fn drain(&mut self, now: Instant, left: u32, limit: Duration) -> Option<Instant> {
+        if left != self.unsent {
+            self.unsent = left;
+            self.heard(now);
+        }
+        let over = self.active + limit;
+        if left == 0 || now >= over {
+            return None;
+        }
+        let patience = (now - self.active) / 4;
+        Some(over.min(now + patience.clamp(LOOK, SELDOM)))
+    }
 }
 
 /// Turns keepalive on when the time for it has come.
@@ -268,5 +355,87 @@ fn settle(
             }
         }
         None => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        idle: Duration::from_secs(100),
+        half_close: Duration::from_secs(10),
+        user_timeout: None,
+    };
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn silence_with_nothing_queued_is_over_at_the_first_look() {
+        let start = Instant::now();
+        for (half_closed, after, end) in [(false, 100, End::Idle), (true, 10, End::HalfClosed)] {
+            let mut quiet = Quiet::since(start);
+            let look = quiet.next_look(half_closed, &LIMITS);
+            assert_eq!(look, start + seconds(after));
+            assert_eq!(quiet.look(look, 0, half_closed, &LIMITS), Some(end));
+        }
+    }
+
+    #[test]
+    fn a_queue_that_gets_shorter_is_no_silence() {
+        for half_closed in [false, true] {
+            let mut quiet = Quiet::since(Instant::now());
+            for left in (1..50).rev() {
+                let look = quiet.next_look(half_closed, &LIMITS);
+                assert_eq!(quiet.look(look, left, half_closed, &LIMITS), None);
+            }
+            let look = quiet.next_look(half_closed, &LIMITS);
+            assert!(quiet.look(look, 0, half_closed, &LIMITS).is_some());
+        }
+    }
+
+    #[test]
+    fn fin_that_is_queued_behind_bytes_is_waited_for_as_those_are() {
+        let start = Instant::now();
+        let mut quiet = Quiet::since(start);
+        let (mut looks, mut now) = (0, start);
+        let end = loop {
+            now = quiet.next_look(true, &LIMITS).max(now);
+            looks += 1;
+            if let Some(end) = quiet.look(now, 5, true, &LIMITS) {
+                break end;
+            }
+        };
+        // The first look is what later ones are compared with.
+        assert_eq!(end, End::Idle);
+        assert!(now >= start + seconds(110) && now < start + seconds(111));
+        assert_eq!(looks, 11);
+        // Once FIN has arrived, the shorter limit counts.
+        let mut quiet = Quiet::since(start);
+        let look = quiet.next_look(true, &LIMITS);
+        assert_eq!(quiet.look(look, 5, true, &LIMITS), None);
+        let look = quiet.next_look(true, &LIMITS);
+        assert_eq!(quiet.look(look, 0, true, &LIMITS), Some(End::HalfClosed));
+    }
+
+    #[test]
+    fn what_a_broken_side_sent_is_waited_for_while_it_moves() {
+        let start = Instant::now();
+        let mut quiet = Quiet::since(start);
+        let mut now = start;
+        for left in (1..1_000).rev() {
+            let look = quiet.drain(now, left, seconds(60)).unwrap();
+            assert_eq!(look, now + LOOK, "a queue that moves is looked at soon");
+            now = look;
+        }
+        let (stuck, mut looks) = (now, 0);
+        while let Some(look) = quiet.drain(now, 1, seconds(60)) {
+            assert!(look > now);
+            (now, looks) = (look, looks + 1);
+        }
+        assert!(now >= stuck + seconds(60) - LOOK && looks < 200, "{looks}");
+        assert_eq!(quiet.drain(now, 0, seconds(60)), None);
     }
 }

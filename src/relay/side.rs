@@ -35,6 +35,15 @@ pub trait Side {
     /// Tells the other end that nothing follows. `last`: the socket is about to be closed. Whether
     /// that is done; else it is to be called again when there is room.
     fn finish(&mut self, last: bool) -> io::Result<bool>;
+
+    /// Whether it broke, and not only by a peer that leaves after all was said.
+    fn has_failed(&self) -> bool {
+        self.socket().has_failed()
+    }
+
+    /// Of the bytes that [`Side::send`] took, those that the other end has not acknowledged.
+    /// `finished`: and FIN was sent after them. Asks the kernel.
+    fn unacknowledged(&self, finished: bool) -> u64;
 }
 
 /// What [`Side::receive`] came to.
@@ -112,6 +121,18 @@ impl Side for Plain<'_> {
         }
         Ok(true)
     }
+
+    fn unacknowledged(&self, finished: bool) -> u64 {
+        in_kernel(self.0, finished)
+    }
+}
+
+/// Bytes that a socket has taken and that the other end has not acknowledged. `finished`: FIN was
+/// sent, which counts as one in the queue, the last to leave it.
+pub fn in_kernel(socket: &Watched<TcpStream>, finished: bool) -> u64 {
+    // A socket that cannot tell has nothing to wait for.
+    let queued = socket::unsent(socket).unwrap_or(0);
+    u64::from(queued.saturating_sub(u32::from(finished)))
 }
 
 /// A client that has been heard out: what it goes on to send is forgotten, only its end counts. One
@@ -160,6 +181,10 @@ impl Side for Unheard<'_> {
 
     fn finish(&mut self, last: bool) -> io::Result<bool> {
         self.client.finish(last)
+    }
+
+    fn unacknowledged(&self, finished: bool) -> u64 {
+        self.client.unacknowledged(finished)
     }
 }
 

@@ -191,14 +191,14 @@ impl<C: Records> Stream<C> {
         self.write(|mut traffic| traffic.encrypt(plain, wire))
     }
 
-    /// Announces that nothing follows, after all that was sealed.
+    /// Announces that nothing follows, after all that was sealed. In how many bytes.
     ///
     /// Fails as [`Stream::seal`] does.
-    pub(super) fn close(&mut self) -> Result<(), Error> {
+    pub(super) fn close(&mut self) -> Result<usize, Error> {
         let mut alert = [0; OVERHEAD];
         let written = self.write(|mut traffic| traffic.queue_close_notify(&mut alert))?;
         self.outgoing.extend_from_slice(&alert[..written]);
-        Ok(())
+        Ok(written)
     }
 
     fn write(

@@ -20,7 +20,7 @@ use super::suites::iana_name;
 use crate::event_loop::Watched;
 use crate::proto::client_hello::{Parsed, Reader, Reason};
 use crate::record::ClientCertificate;
-use crate::relay::{Plain, Received, Side, Then, gather, room};
+use crate::relay::{Plain, Received, Side, Then, gather, in_kernel, room};
 use crate::socket;
 use crate::stats::{Handshake, HandshakeFailure};
 
@@ -148,17 +148,21 @@ pub struct Session<C> {
     unsent: Vec<u8>,
     /// How much of it was.
     sent: usize,
-    /// The end of what is sent has been announced.
-    closing: bool,
+    /// The end of what is sent has been announced, by so many bytes; 0 = it has not.
+    farewell: u32,
     /// The peer has gone on since.
     heard_since: bool,
     /// The peer has broken the rules, after what was received of it.
     broken: bool,
+    /// The peer has gone with a reset, which lost nothing.
+    reset_in_order: bool,
+    /// Bytes that were sealed, and what they became.
+    sealed: (u64, u64),
 }
 
 impl<C> fmt::Debug for Session<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").field("closing", &self.closing).finish_non_exhaustive()
+        f.debug_struct("Session").field("farewell", &self.farewell).finish_non_exhaustive()
     }
 }
 
@@ -197,9 +201,11 @@ impl<C: Records> Session<C> {
             early: Vec::new(),
             unsent: Vec::new(),
             sent: 0,
-            closing: false,
+            farewell: 0,
             heard_since: false,
             broken: false,
+            reset_in_order: false,
+            sealed: (0, 0),
         }
     }
 
@@ -209,6 +215,11 @@ impl<C: Records> Session<C> {
 
     fn common(&self) -> &CommonState {
         self.stream.common()
+    }
+
+    /// Whether the peer was told that nothing follows, and has said nothing since.
+    fn is_dismissed(&self) -> bool {
+        self.farewell > 0 && !self.heard_since
     }
 
     /// The name that the client asked for.
@@ -360,6 +371,22 @@ pub struct Tls<'a, C> {
 
 #[expect(private_bounds, reason = "there are two kinds of sessions")]
 impl<C: Records> Tls<'_, C> {
+    /// Whether a socket that failed belongs to a peer that has left after all was said. To close a
+    /// socket with our `close_notify` unread in it sends a reset, and many read no further than the
+    /// last byte that they need. It has what was sent if it has acknowledged
+    /// that, but for what a receiver may delay the acknowledgement of.
+    fn left_in_order(&mut self, error: &io::Error) -> bool {
+        let session = &mut *self.session;
+        let in_order = matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::NotConnected)
+            && session.is_dismissed()
+            && session.stream.partial().is_empty()
+            && session.sent == session.unsent.len()
+            && in_kernel(self.socket, true)
+                <= u64::from(session.farewell) + socket::delayed(self.socket);
+        session.reset_in_order |= in_order;
+        in_order
+    }
+
     /// What came with the end of the handshake.
     fn receive_early(&mut self, buffer: &mut [u8]) -> Received {
         let early = &mut self.session.early;
@@ -404,7 +431,12 @@ impl<C: Records> Side for Tls<'_, C> {
             });
             then = match fetched {
                 Ok(then) => then,
-                Err(Fault::Socket(error)) => return Err(error),
+                Err(Fault::Socket(error)) => {
+                    return match self.left_in_order(&error) {
+                        true => Ok(Received { bytes, then: Then::End }),
+                        false => Err(error),
+                    };
+                }
                 Err(Fault::Peer(error)) => {
                     tracing::debug!(%error, "a peer breaks the rules of TLS");
                     // After what is sealed already, and once. It is over in any case.
@@ -415,9 +447,9 @@ impl<C: Records> Side for Tls<'_, C> {
                     Then::Unknown
                 }
             };
-            self.session.heard_since |= self.session.closing && bytes > 0;
-            let in_order = self.session.closing && !self.session.heard_since;
-            if then == Then::End && !(in_order && self.session.stream.partial().is_empty()) {
+            self.session.heard_since |= self.session.farewell > 0 && bytes > 0;
+            let in_order = self.session.is_dismissed() && self.session.stream.partial().is_empty();
+            if then == Then::End && !in_order {
                 // The socket ended before the stream did: it may have been cut (RFC 8446, 6.1).
                 return Err(ErrorKind::UnexpectedEof.into());
             }
@@ -438,6 +470,8 @@ impl<C: Records> Side for Tls<'_, C> {
         SEALED.with_borrow_mut(|wire| {
             let sealed = self.session.stream.seal(&bytes[..taken], wire);
             let sealed = &wire[..sealed.map_err(io::Error::other)?];
+            self.session.sealed.0 += taken as u64;
+            self.session.sealed.1 += sealed.len() as u64;
             let sent = room(self.socket, || socket::send(self.socket, sealed, more))?;
             self.session.unsent.extend_from_slice(&sealed[sent..]);
             Ok(taken)
@@ -449,16 +483,58 @@ impl<C: Records> Side for Tls<'_, C> {
     }
 
     fn finish(&mut self, last: bool) -> io::Result<bool> {
-        if !self.session.closing {
-            self.session.closing = true;
-            self.session.stream.close().map_err(io::Error::other)?;
+        if self.session.farewell == 0 {
+            let announcement = self.session.stream.close().map_err(io::Error::other)?;
+            self.session.farewell = announcement as u32;
         }
         if !self.flush()? {
             return Ok(false);
         }
         if !last {
-            self.socket.get_ref().shutdown(Shutdown::Write)?;
+            // It may have read the announcement and left before this.
+            match self.socket.get_ref().shutdown(Shutdown::Write) {
+                Err(error) if !self.left_in_order(&error) => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
         }
         Ok(true)
+    }
+
+    fn has_failed(&self) -> bool {
+        self.socket.has_failed() && !self.session.reset_in_order
+    }
+
+    fn unacknowledged(&self, finished: bool) -> u64 {
+        let waiting = (self.session.unsent.len() - self.session.sent) as u64;
+        let wire = in_kernel(self.socket, finished) + waiting;
+        let (plain, sealed) = self.session.sealed;
+        content(wire.saturating_sub(self.session.farewell.into()), plain, sealed)
+    }
+}
+
+/// Bytes within the last `wire` of `sealed` bytes that carry `plain`, if records are alike. Rounded up:
+/// what has not come to its end cannot be opened.
+fn content(wire: u64, plain: u64, sealed: u64) -> u64 {
+    if sealed == 0 {
+        return 0;
+    }
+    let share = (u128::from(wire) * u128::from(plain)).div_ceil(sealed.into());
+    u64::try_from(share).unwrap_or(u64::MAX).min(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::content;
+
+    #[test]
+    fn content_is_a_share_of_what_was_sealed() {
+        assert_eq!(content(0, 1_000, 1_022), 0);
+        assert_eq!(content(1, 1_000, 1_022), 1);
+        assert_eq!(content(1_022, 1_000, 1_022), 1_000);
+        assert_eq!(content(511, 1_000, 1_022), 500);
+        // More than was sealed, or nothing at all: of the handshake.
+        assert_eq!(content(5_000, 1_000, 1_022), 1_000);
+        assert_eq!(content(300, 0, 0), 0);
+        assert_eq!(content(u64::MAX, u64::MAX, u64::MAX), u64::MAX);
     }
 }
