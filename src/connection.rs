@@ -99,6 +99,7 @@ struct Session {
     connect: Option<Duration>,
     tls: Option<Box<TlsFacts>>,
     bytes: (u64, u64),
+    close_notify: Option<bool>,
     reason: Reason,
     at: Instant,
     id: Id,
@@ -121,6 +122,7 @@ impl Session {
             connect: None,
             tls: None,
             bytes: (0, 0),
+            close_notify: None,
             reason: Reason::Drained,
             at: accepted.at,
             id: accepted.id,
@@ -383,7 +385,7 @@ impl Session {
                     ));
                     unless_cut(&seat, relaying).await
                 };
-                conclude(end, relay, client, &backend, &mut self.bytes);
+                conclude(end, relay, client, &backend, (&mut self.bytes, &mut self.close_notify));
                 end
             }
             Some(mut session) => {
@@ -398,7 +400,7 @@ impl Session {
                 ));
                 let end = unless_cut(&seat, relaying.as_mut()).await;
                 drop(relaying);
-                conclude(end, relay, client, &backend, &mut self.bytes);
+                conclude(end, relay, client, &backend, (&mut self.bytes, &mut self.close_notify));
                 end
             }
         };
@@ -441,20 +443,26 @@ impl Drop for Session {
             duration,
             bytes_in: self.bytes.0,
             bytes_out: self.bytes.1,
+            close_notify: self.close_notify,
             reason: self.reason,
             id: self.id,
         });
     }
 }
 
-/// Takes off what was delivered both ways what has not arrived.
+/// Notes what the two sides have to say in the end, into what was delivered both ways and whether the
+/// ends were announced.
 fn conclude(
     end: Result<End, Cut>,
     relay: &Relay,
     client: &impl Side,
     backend: &impl Side,
-    bytes: &mut (u64, u64),
+    (bytes, close_notify): (&mut (u64, u64), &mut Option<bool>),
 ) {
+    *close_notify = match (client.end_was_announced(), backend.end_was_announced()) {
+        (Some(client), Some(backend)) => Some(client && backend),
+        (one, other) => one.or(other),
+    };
     if !matches!(end, Ok(End::Closed)) {
         // The reset that comes throws it away. After an orderly end the kernel still delivers it.
         let (up, down) = relay.unacknowledged(client, backend);

@@ -42,6 +42,9 @@ pub struct Record<'a> {
     pub bytes_in: u64,
     /// Bytes delivered to the client, in the same sense.
     pub bytes_out: u64,
+    /// Whether each TLS peer that ended announced it by `close_notify`; none without TLS, or where no
+    /// peer has ended its stream.
+    pub close_notify: Option<bool>,
     /// Why it ended.
     pub reason: Reason,
     /// Unique.
@@ -137,6 +140,10 @@ impl Record<'_> {
         fields.millis(&key!("duration_ms"), self.duration);
         fields.number(&key!("bytes_in"), self.bytes_in);
         fields.number(&key!("bytes_out"), self.bytes_out);
+        match self.close_notify {
+            Some(announced) => fields.boolean(&key!("tls_close_notify"), announced),
+            None => fields.absent(",\"tls_close_notify\":null"),
+        }
         fields.key(&key!(quoted "reason"));
         fields.line.push_str(self.reason.name());
         fields.quote();
@@ -255,6 +262,11 @@ impl Fields<'_> {
         decimal(self.line, value);
     }
 
+    fn boolean(&mut self, key: &Key, value: bool) {
+        self.key(key);
+        self.line.push_str(if value { "true" } else { "false" });
+    }
+
     /// Milliseconds, to the microsecond.
     fn millis(&mut self, key: &Key, duration: Duration) {
         self.key(key);
@@ -309,10 +321,7 @@ impl Fields<'_> {
         self.optional(&key!(quoted "tls_version"), tls.version, ",\"tls_version\":null");
         self.optional(&key!(quoted "tls_cipher"), tls.cipher, ",\"tls_cipher\":null");
         match tls.resumed {
-            Some(resumed) => {
-                self.key(&key!("tls_resumed"));
-                self.line.push_str(if resumed { "true" } else { "false" });
-            }
+            Some(resumed) => self.boolean(&key!("tls_resumed"), resumed),
             None => self.absent(",\"tls_resumed\":null"),
         }
         self.optional(&key!(quoted "alpn"), tls.alpn.as_deref(), ",\"alpn\":null");
@@ -352,6 +361,7 @@ mod tests {
             duration: Duration::from_secs(2),
             bytes_in: 64,
             bytes_out: 1_024,
+            close_notify: None,
             reason: Reason::Closed,
             id: Id { started: 0x10, worker: 1, sequence: 255 },
         }
@@ -394,6 +404,7 @@ mod tests {
             "duration_ms",
             "bytes_in",
             "bytes_out",
+            "tls_close_notify",
             "reason",
             "id",
         ] {
@@ -496,7 +507,8 @@ mod tests {
                  \"tls_cipher\":null,\"tls_resumed\":null,\"alpn\":null,\"pool\":{pool},\
                  \"backend\":\"app\\\"1\\\\\",\"attempts\":{attempts},\"queue_ms\":{queue},\
                  \"connect_ms\":{connect},\"handshake_ms\":null,\"duration_ms\":{lasted},\
-                 \"bytes_in\":{bytes_in},\"bytes_out\":{bytes_out},\"reason\":\"closed\",\
+                 \"bytes_in\":{bytes_in},\"bytes_out\":{bytes_out},\
+                 \"tls_close_notify\":null,\"reason\":\"closed\",\
                  \"id\":\"65-c-{sequence:x}\"}}\n"
             ));
         }

@@ -195,6 +195,7 @@ fn records_as_json() {
         ("handshake_ms", Value::Null),
         ("bytes_in", 12.into()),
         ("bytes_out", 12.into()),
+        ("tls_close_notify", Value::Null),
         ("reason", "closed".into()),
     ];
     for (key, value) in expected {
@@ -204,7 +205,7 @@ fn records_as_json() {
         assert!(record[key].as_f64().unwrap() >= 0.0, "{key}");
     }
     assert!(record["time"].as_str().unwrap().ends_with('Z'));
-    assert_eq!(record.as_object().unwrap().len(), 20, "{record}");
+    assert_eq!(record.as_object().unwrap().len(), 21, "{record}");
 
     echo(address, 1);
     let ids: HashSet<String> = until("both records are written", || {

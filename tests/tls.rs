@@ -3,6 +3,7 @@
 mod alerts;
 mod choosing;
 mod cutting;
+mod ending;
 mod errors;
 mod faults;
 mod idling;

@@ -282,6 +282,7 @@ fn record(n: u32) -> Record<'static> {
         duration: Duration::from_micros(98_765_432),
         bytes_in: 640,
         bytes_out: 65_536,
+        close_notify: None,
         reason: Reason::Closed,
         id: Id { started: 1_700_000_000, worker: 1, sequence: u64::from(n) },
     }

@@ -141,6 +141,7 @@ fn listener(certificates: Certificates, auth: ClientAuth) -> Result<Server, Setu
         strict_sni: false,
         client_auth: auth,
         tickets: None,
+        require_close_notify: false,
         clock: Clock::new(|| SystemTime::UNIX_EPOCH),
     })
 }

@@ -206,6 +206,8 @@ pub struct ServerTls {
     pub ocsp: Option<PathBuf>,
     /// Let clients resume their sessions.
     pub tickets: bool,
+    /// Reset a plain backend when a client ends without `close_notify`.
+    pub require_close_notify: bool,
 }
 
 /// `client_auth`, when it is not `none`.
@@ -454,6 +456,8 @@ pub struct PoolTls {
     pub sni: Sni,
     /// What the backends see of us; `None` = no client certificate.
     pub client_certificate: Option<Certificate>,
+    /// Reset a plain client when a backend ends without `close_notify`.
+    pub require_close_notify: bool,
 }
 
 /// `sni` of a pool.

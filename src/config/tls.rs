@@ -34,6 +34,7 @@ pub(super) fn listener(mut section: Section<'_, '_>) -> ServerTls {
         client_auth: client_auth(&mut section),
         ocsp: section.parsed("ocsp", optional(parse_file)).or(None),
         tickets: section.flag("tickets").or(true),
+        require_close_notify: section.flag("require_close_notify").or(false),
     }
 }
 
@@ -166,6 +167,7 @@ pub(super) fn pool(mut section: Section<'_, '_>) -> PoolTls {
         verify: section.flag("verify").or(true),
         sni: section.parsed("sni", parse_sni).or(Sni::Backend),
         client_certificate: client_certificate(&mut section),
+        require_close_notify: section.flag("require_close_notify").or(false),
     }
 }
 

@@ -85,6 +85,7 @@ pub(super) const LISTENER_TLS: Vocabulary = Vocabulary {
         "client_crl",
         "ocsp",
         "tickets",
+        "require_close_notify",
     ],
     later: &[],
 };
@@ -121,7 +122,7 @@ pub(super) const POOL: Vocabulary = Vocabulary {
 
 pub(super) const POOL_TLS: Vocabulary = Vocabulary {
     title: "[pool.NAME.tls]",
-    keys: &["ca", "verify", "sni", "client_cert", "client_key"],
+    keys: &["ca", "verify", "sni", "client_cert", "client_key", "require_close_notify"],
     later: &[],
 };
 

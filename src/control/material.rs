@@ -315,6 +315,7 @@ fn of_checks(pool: &plan::Pool) -> Option<plan::PoolTls> {
         verify: false,
         sni: plan::Sni::Backend,
         client_certificate: None,
+        require_close_notify: false,
     };
     let mut tls = pool.tls.clone().unwrap_or(none);
     if let Some(ca) = &health.ca {
@@ -356,6 +357,7 @@ fn settings(plan: &plan::PoolTls) -> Result<ClientSettings, Refusal> {
             plan::Sni::Client => Ask::Client,
             plan::Sni::Name(name) => Ask::Name(PeerName::parse(name)?),
         },
+        require_close_notify: plan.require_close_notify,
         identity: match &plan.client_certificate {
             Some(files) => Some(Certificate::read(&files.cert, &files.key)?),
             None => None,
@@ -430,6 +432,7 @@ impl Held {
             strict_sni: plan.strict_sni,
             client_auth,
             tickets: plan.tickets.then(|| secret.clone()),
+            require_close_notify: plan.require_close_notify,
             clock: Clock::system(),
         })?;
         Ok(Self { server, ocsp: plan.ocsp.clone(), certificates, client_auth: believed })

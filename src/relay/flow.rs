@@ -11,7 +11,7 @@ use std::net::TcpStream;
 use std::task::Poll;
 
 use super::pipe::{Pipe, Width};
-use super::side::{Side, Then, room};
+use super::side::{Ended, Side, Then, room};
 use crate::event_loop::Watched;
 use crate::socket;
 
@@ -68,6 +68,8 @@ pub(super) struct Flow {
     clogged: bool,
     /// The sender has sent FIN.
     ended: bool,
+    /// And its protocol does not vouch for that.
+    unannounced: bool,
     /// FIN has been passed on, or is left to the close.
     finished: bool,
     /// It ended otherwise. A socket tells its error only once: after a reset, the next read would
@@ -134,7 +136,8 @@ impl Flow {
         SHARED.with_borrow_mut(|buffer| {
             let size = if F::PLAIN { BUFFER } else { LARGE };
             let received = from.receive(&mut buffer[..size])?;
-            self.ended = received.then == Then::End;
+            self.unannounced = received.then == Then::Cut;
+            self.ended = self.unannounced || received.then == Then::End;
             if received.bytes > 0 {
                 self.held = Held::Bytes(buffer[..received.bytes].into(), 0);
             }
@@ -202,13 +205,33 @@ impl Flow {
             return self.deliver(to);
         }
         if self.ended {
-            self.finished = to.finish(last).map_err(receiver)?;
-            return Ok(self.finished);
+            return self.finish(from, to, last);
         }
         if !from.is_readable() {
             return Ok(false);
         }
         self.fetch(from, to).map(|()| true)
+    }
+
+    /// Passes the end on. False if there is no room for it.
+    fn finish<T: Side>(
+        &mut self,
+        from: &impl Side,
+        to: &mut T,
+        last: bool,
+    ) -> Result<bool, Broken> {
+        let how = if self.unannounced { Ended::Unannounced } else { Ended::Announced };
+        if how == Ended::Unannounced && !T::ANNOUNCES && from.requires_announced_end() {
+            // FIN would look like the end of all that there was.
+            return Err(Broken::Sender);
+        }
+        self.finished = to.finish(last, how).map_err(receiver)?;
+        Ok(self.finished)
+    }
+
+    /// Whether the sender has ended without its protocol vouching for that.
+    pub(super) fn is_unannounced(&self) -> bool {
+        self.unannounced
     }
 
     /// Hands on what is held. False if there is no room for it.
@@ -288,6 +311,7 @@ impl Flow {
                 Then::Dry => self.pause(),
                 // The last bytes leave together with the end.
                 Then::End => self.ended = true,
+                Then::Cut => (self.ended, self.unannounced) = (true, true),
             }
             if bytes.is_empty() {
                 return Ok(());

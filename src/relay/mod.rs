@@ -21,7 +21,7 @@ use flow::{Broken, Flow, Turn};
 use vanished::{Unacknowledged, pace};
 
 pub use pipe::MOST as MOST_PIPES;
-pub use side::{Plain, Received, Side, Then, Unheard, gather, in_kernel, room, take_leave};
+pub use side::{Ended, Plain, Received, Side, Then, Unheard, gather, in_kernel, room, take_leave};
 
 /// A connection that lasts this long gets keepalive probes towards its backend. (Towards the
 /// client it has them from the listener.) Most connections end earlier, and save the calls.
@@ -207,8 +207,13 @@ impl Relay {
         quiet: &mut Quiet,
     ) -> Poll<End> {
         let receiver = if end == End::ClientReset { backend.socket() } else { client.socket() };
+        // One that has sent all, and only not said so, is no more urgent than others.
+        let limit = match self.up.is_unannounced() || self.down.is_unannounced() {
+            true => limits.idle,
+            false => limits.half_close,
+        };
         let (left, now) = (queued(receiver), events.now());
-        match quiet.drain(now, left, limits.half_close.max(STUCK)) {
+        match quiet.drain(now, left, limit.max(STUCK)) {
             Some(look) if !receiver.has_failed() => {
                 events.wake_at(look);
                 Poll::Pending

@@ -14,6 +14,9 @@ pub trait Side {
     /// What passes is what the socket carries: the kernel may move it (`splice(2)`).
     const PLAIN: bool;
 
+    /// Its protocol announces the end of a stream, and so tells it from a cut.
+    const ANNOUNCES: bool = !Self::PLAIN;
+
     /// Its socket.
     fn socket(&self) -> &Watched<TcpStream>;
 
@@ -32,13 +35,26 @@ pub trait Side {
     /// Sends what was taken and not sent yet. Whether nothing of it is left.
     fn flush(&mut self) -> io::Result<bool>;
 
-    /// Tells the other end that nothing follows. `last`: the socket is about to be closed. Whether
-    /// that is done; else it is to be called again when there is room.
-    fn finish(&mut self, last: bool) -> io::Result<bool>;
+    /// Tells the other end that nothing follows. `last`: the socket is about to be closed. `how`: so
+    /// as the sender's stream ended. Whether that is done; else it is to be called again when there
+    /// is room.
+    fn finish(&mut self, last: bool, how: Ended) -> io::Result<bool>;
 
     /// Whether it broke, and not only by a peer that leaves after all was said.
     fn has_failed(&self) -> bool {
         self.socket().has_failed()
+    }
+
+    /// Whether an end that its protocol does not vouch for counts as a cut, where the receiver
+    /// could not tell one from the other.
+    fn requires_announced_end(&self) -> bool {
+        false
+    }
+
+    /// Whether the end of what it received was announced; `None` = it has no end yet, or its
+    /// protocol has no such thing.
+    fn end_was_announced(&self) -> Option<bool> {
+        None
     }
 
     /// Of the bytes that [`Side::send`] took, those that the other end has not acknowledged.
@@ -64,6 +80,17 @@ pub enum Then {
     Dry,
     /// Nothing any more.
     End,
+    /// Nothing any more, but nobody vouches for that: FIN without TLS's `close_notify`.
+    Cut,
+}
+
+/// How a stream ended, to be passed on in kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// As its protocol has it.
+    Announced,
+    /// With FIN alone, where its protocol announces an end: [`Then::Cut`].
+    Unannounced,
 }
 
 /// A socket as it is.
@@ -114,7 +141,7 @@ impl Side for Plain<'_> {
         Ok(true)
     }
 
-    fn finish(&mut self, last: bool) -> io::Result<bool> {
+    fn finish(&mut self, last: bool, _: Ended) -> io::Result<bool> {
         // The close that is next carries the FIN.
         if !last {
             self.0.get_ref().shutdown(Shutdown::Write)?;
@@ -153,6 +180,7 @@ impl<'a> Unheard<'a> {
 impl Side for Unheard<'_> {
     // Bytes that are spliced are not forgotten.
     const PLAIN: bool = false;
+    const ANNOUNCES: bool = false;
 
     fn socket(&self) -> &Watched<TcpStream> {
         self.client.socket()
@@ -179,8 +207,8 @@ impl Side for Unheard<'_> {
         self.client.flush()
     }
 
-    fn finish(&mut self, last: bool) -> io::Result<bool> {
-        self.client.finish(last)
+    fn finish(&mut self, last: bool, how: Ended) -> io::Result<bool> {
+        self.client.finish(last, how)
     }
 
     fn unacknowledged(&self, finished: bool) -> u64 {

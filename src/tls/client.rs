@@ -86,6 +86,9 @@ pub struct ClientSettings {
     pub ask: Ask,
     /// What to show to a backend that wants a certificate.
     pub identity: Option<Certificate>,
+    /// Whether a backend that ends without `close_notify` counts as cut off, where a plain client
+    /// could not tell.
+    pub require_close_notify: bool,
     /// The time of day.
     pub clock: Clock,
 }
@@ -101,23 +104,25 @@ pub struct Client {
     /// The same with own sessions, and what it was made of.
     own: ArcSwap<(Arc<ClientConfig>, Arc<ClientConfig>)>,
     ask: Ask,
+    require_close_notify: bool,
 }
 
 impl Client {
     /// TLS 1.2 and 1.3 as configured.
     pub fn new(settings: ClientSettings) -> Result<Self, SetupError> {
         let config = config(settings.trust, settings.identity, settings.clock)?;
-        Ok(Self::of(Arc::new(ArcSwap::from_pointee(config)), settings.ask))
+        let common = Arc::new(ArcSwap::from_pointee(config));
+        Ok(Self::of(common, settings.ask, settings.require_close_notify))
     }
 
-    fn of(common: Arc<ArcSwap<ClientConfig>>, ask: Ask) -> Self {
+    fn of(common: Arc<ArcSwap<ClientConfig>>, ask: Ask, require_close_notify: bool) -> Self {
         let own = ArcSwap::from_pointee(with_own_sessions(common.load_full()));
-        Self { common, own, ask }
+        Self { common, own, ask, require_close_notify }
     }
 
     /// Another one for the same pool.
     pub fn apart(&self) -> Self {
-        Self::of(Arc::clone(&self.common), self.ask.clone())
+        Self::of(Arc::clone(&self.common), self.ask.clone(), self.require_close_notify)
     }
 
     /// Does as `settings` say from now on, and all others for the pool with it; whom to ask for
@@ -143,6 +148,11 @@ impl Client {
     /// Whether the name that backends are asked for is the client's choice.
     pub fn asks_as_client(&self) -> bool {
         self.ask == Ask::Client
+    }
+
+    /// [`ClientSettings::require_close_notify`]
+    pub(super) fn requires_close_notify(&self) -> bool {
+        self.require_close_notify
     }
 
     /// For a connection's handshake.
@@ -217,6 +227,7 @@ impl Prober {
             trust: Trust::Anyone,
             ask: Ask::Backend,
             identity: None,
+            require_close_notify: false,
             clock: Clock::system(),
         };
         Ok(Self(Arc::new(Client::new(settings)?)))

@@ -63,6 +63,9 @@ pub struct ServerSettings {
     pub client_auth: ClientAuth,
     /// Where the keys of session tickets come from; none = every handshake in full.
     pub tickets: Option<Secret>,
+    /// Whether a client that ends without `close_notify` counts as cut off, where a plain backend
+    /// could not tell.
+    pub require_close_notify: bool,
     /// The time of day.
     pub clock: Clock,
 }
@@ -120,6 +123,11 @@ impl Server {
     /// Whether a client that asks for `name` is shown a certificate.
     pub fn admits(&self, name: Option<&str>) -> bool {
         self.settings.certificates.find(name, self.settings.strict_sni).is_some()
+    }
+
+    /// [`ServerSettings::require_close_notify`]
+    pub(super) fn requires_close_notify(&self) -> bool {
+        self.settings.require_close_notify
     }
 
     /// For a connection's handshake.

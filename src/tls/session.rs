@@ -20,7 +20,7 @@ use super::suites::iana_name;
 use crate::event_loop::Watched;
 use crate::proto::client_hello::{Parsed, Reader, Reason};
 use crate::record::ClientCertificate;
-use crate::relay::{Plain, Received, Side, Then, gather, in_kernel, room};
+use crate::relay::{Ended, Plain, Received, Side, Then, gather, in_kernel, room};
 use crate::socket;
 use crate::stats::{Handshake, HandshakeFailure};
 
@@ -112,6 +112,7 @@ impl<'a> Hello<'a> {
             Err(error) => return Err(Refused::of(&error).naming(server_name)),
         };
         let mut session = Session::new(connection);
+        session.requires_close_notify = server.requires_close_notify();
         if let Err(error) = session.take(&mut bytes) {
             let (refused, alert) = server.refusal(&error, server_name.as_deref());
             match alert {
@@ -154,6 +155,12 @@ pub struct Session<C> {
     heard_since: bool,
     /// The peer has broken the rules, after what was received of it.
     broken: bool,
+    /// The peer has gone without `close_notify`.
+    unannounced: bool,
+    /// As configured for the peer.
+    requires_close_notify: bool,
+    /// It was sent FIN alone, because nobody had vouched for the end that was passed on.
+    left_unannounced: bool,
     /// The peer has gone with a reset, which lost nothing.
     reset_in_order: bool,
     /// Bytes that were sealed, and what they became.
@@ -185,6 +192,7 @@ impl ClientSession {
     ) -> Result<Self, Refused> {
         let connection = UnbufferedClientConnection::new(client.config(), peer.0);
         let mut session = Self::new(connection.map_err(|error| Refused::of(&error))?);
+        session.requires_close_notify = client.requires_close_notify();
         // It has something to say before it has heard anything.
         session.take(&mut []).map_err(|error| Refused::of(&error))?;
         session.shake_hands(socket, |_, _| None).await?;
@@ -204,6 +212,9 @@ impl<C: Records> Session<C> {
             farewell: 0,
             heard_since: false,
             broken: false,
+            unannounced: false,
+            requires_close_notify: false,
+            left_unannounced: false,
             reset_in_order: false,
             sealed: (0, 0),
         }
@@ -268,7 +279,7 @@ impl<C: Records> Session<C> {
                 }
                 match self.fetch(socket) {
                     Ok(Then::Dry | Then::Unknown) => {}
-                    Ok(Then::End) => return Poll::Ready(Err(closed())),
+                    Ok(Then::End | Then::Cut) => return Poll::Ready(Err(closed())),
                     Err(Fault::Socket(error)) => return Poll::Ready(Err(error.into())),
                     Err(Fault::Peer(error)) => {
                         match alert_for(&error, self.common().protocol_version()) {
@@ -384,6 +395,7 @@ impl<C: Records> Tls<'_, C> {
             && in_kernel(self.socket, true)
                 <= u64::from(session.farewell) + socket::delayed(self.socket);
         session.reset_in_order |= in_order;
+        session.unannounced |= in_order;
         in_order
     }
 
@@ -437,6 +449,11 @@ impl<C: Records> Side for Tls<'_, C> {
                         false => Err(error),
                     };
                 }
+                // OpenSSL answers FIN alone by an alert, and closes: that is its end.
+                Err(Fault::Peer(Error::AlertReceived(_))) if self.session.left_unannounced => {
+                    self.session.unannounced = true;
+                    return Ok(Received { bytes, then: Then::Cut });
+                }
                 Err(Fault::Peer(error)) => {
                     tracing::debug!(%error, "a peer breaks the rules of TLS");
                     // After what is sealed already, and once. It is over in any case.
@@ -448,12 +465,18 @@ impl<C: Records> Side for Tls<'_, C> {
                 }
             };
             self.session.heard_since |= self.session.farewell > 0 && bytes > 0;
-            let in_order = self.session.is_dismissed() && self.session.stream.partial().is_empty();
-            if then == Then::End && !in_order {
-                // The socket ended before the stream did: it may have been cut (RFC 8446, 6.1).
-                return Err(ErrorKind::UnexpectedEof.into());
+            if then == Then::End {
+                self.session.unannounced = true;
+                if !self.session.stream.partial().is_empty() {
+                    // A record is not whole: it was cut for certain.
+                    return Err(ErrorKind::UnexpectedEof.into());
+                }
+                // It may have been cut (RFC 8446, 6.1). One that was told that nothing follows, and
+                // has said nothing since, has not: many leave so.
+                if !self.session.is_dismissed() {
+                    then = Then::Cut;
+                }
             }
-            // Else it was told that nothing follows, and has said nothing since: many leave so.
         }
         if self.session.stream.has_ended() {
             then = Then::End;
@@ -482,8 +505,10 @@ impl<C: Records> Side for Tls<'_, C> {
         self.session.flush(self.socket)
     }
 
-    fn finish(&mut self, last: bool) -> io::Result<bool> {
-        if self.session.farewell == 0 {
+    fn finish(&mut self, last: bool, how: Ended) -> io::Result<bool> {
+        // Nobody vouches to us for an end that was not announced, so we do not either.
+        self.session.left_unannounced |= how == Ended::Unannounced;
+        if how == Ended::Announced && self.session.farewell == 0 {
             let announcement = self.session.stream.close().map_err(io::Error::other)?;
             self.session.farewell = announcement as u32;
         }
@@ -502,6 +527,17 @@ impl<C: Records> Side for Tls<'_, C> {
 
     fn has_failed(&self) -> bool {
         self.socket.has_failed() && !self.session.reset_in_order
+    }
+
+    fn requires_announced_end(&self) -> bool {
+        self.session.requires_close_notify
+    }
+
+    fn end_was_announced(&self) -> Option<bool> {
+        if self.session.stream.has_ended() {
+            return Some(true);
+        }
+        self.session.unannounced.then_some(false)
     }
 
     fn unacknowledged(&self, finished: bool) -> u64 {

@@ -45,6 +45,7 @@ fn server(armed: &Arc<AtomicBool>) -> (Server, ClientConfig) {
         strict_sni: false,
         client_auth: ClientAuth::None,
         tickets: Some(Secret::random().unwrap()),
+        require_close_notify: false,
         clock,
     });
     let mut roots = RootCertStore::empty();

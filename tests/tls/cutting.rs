@@ -1,5 +1,6 @@
 //! Streams of TLS that are cut: anybody on the way can send a FIN or a reset, but none of them
-//! a close_notify. What is cut is never passed on as an end in order.
+//! a close_notify. What is cut is never passed on as an end in order: FIN alone goes on as FIN alone,
+//! which the other end of TLS can tell from the end.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -74,6 +75,11 @@ fn read_all(stream: &mut impl Read) -> (usize, Option<ErrorKind>) {
     }
 }
 
+/// Whether the other end sees by this that a stream was cut so.
+fn is_cut(error: ErrorKind, cut: Cut) -> bool {
+    error == ErrorKind::UnexpectedEof || (cut != Cut::Fin && error == ErrorKind::ConnectionReset)
+}
+
 /// A request, and what comes of it.
 #[track_caller]
 fn asks(site: &Site, versions: &[&'static SupportedProtocolVersion], finishes: bool, cut: Cut) {
@@ -91,15 +97,22 @@ fn asks(site: &Site, versions: &[&'static SupportedProtocolVersion], finishes: b
         assert_eq!((seen, error), (LENGTH, None), "{what}");
     } else {
         let error = error.unwrap_or_else(|| panic!("{what}: an end in order after {seen} bytes"));
-        let broken = matches!(error, ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof);
-        assert!(broken, "{what}: {error}");
+        assert!(is_cut(error, cut), "{what}: {error}");
         // What a reset leaves behind in the sockets between is anybody's guess.
         assert!(cut == Cut::Reset || seen == LENGTH, "{what}: {seen} bytes");
     }
     drop(client);
     let record = site.gateway.record_of(name);
-    let reason = if cut == Cut::InOrder { "closed" } else { "backend_reset" };
-    assert_eq!(record["reason"], reason, "{what}: {record}");
+    let in_order = matches!(cut, Cut::InOrder | Cut::Fin);
+    assert_eq!(
+        record["reason"],
+        if in_order { "closed" } else { "backend_reset" },
+        "{what}: {record}"
+    );
+    if in_order {
+        assert_eq!(record["tls_close_notify"], cut == Cut::InOrder, "{what}: {record}");
+        assert_eq!(record["bytes_out"], LENGTH, "{what}: {record}");
+    }
 }
 
 #[test]
@@ -168,13 +181,22 @@ fn cuts(
         if cut == Cut::InOrder {
             assert_eq!((seen, error, ended), (LENGTH, None, Some(Ending::Fin)), "{what}");
             assert_eq!(record["reason"], "closed", "{what}: {record}");
+            assert_eq!(record["tls_close_notify"], true, "{what}: {record}");
             continue;
         }
         let error = error.unwrap_or_else(|| panic!("{what}: an end in order after {seen} bytes"));
-        let broken = matches!(error, ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof);
-        assert!(broken, "{what}: {error}");
+        assert!(is_cut(error, cut), "{what}: {error}");
         assert!(cut == Cut::Reset || seen == LENGTH, "{what}: {seen} bytes");
-        assert_eq!(record["reason"], "client_reset", "{what}: {record}");
+        if cut == Cut::Fin {
+            assert_eq!(
+                (record["reason"].as_str(), ended),
+                (Some("closed"), Some(Ending::Fin)),
+                "{what}"
+            );
+            assert_eq!(record["tls_close_notify"], false, "{what}: {record}");
+        } else {
+            assert_eq!(record["reason"], "client_reset", "{what}: {record}");
+        }
     }
 }
 

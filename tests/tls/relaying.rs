@@ -128,7 +128,7 @@ fn witness() -> (Server, mpsc::Receiver<Ending>) {
 #[test]
 fn a_client_that_is_cut_off_has_not_finished() {
     let (server, endings) = witness();
-    let site = Site::before(&server);
+    let site = Site::new(&server, "", "require_close_notify = true");
     for version in [&TLS12, &TLS13] {
         let config = site.authority.client_of(&[version], None);
         let mut client = shake_hands(&config, NAME, site.address).unwrap();

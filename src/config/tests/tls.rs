@@ -54,16 +54,24 @@ fn tls_to_backends() {
         let plan = understood(&with_section("pool.web.tls", keys));
         plan.pools.into_iter().next().unwrap().tls.unwrap()
     };
-    let defaults = PoolTls { ca: None, verify: true, sni: Sni::Backend, client_certificate: None };
+    let defaults = PoolTls {
+        ca: None,
+        verify: true,
+        sni: Sni::Backend,
+        client_certificate: None,
+        require_close_notify: false,
+    };
     assert_eq!(tls(""), defaults);
     assert_eq!(tls("ca = ''\nsni = ''\nclient_cert = ''\nclient_key = ''"), defaults);
     assert_eq!(
-        tls("ca = '/ca.pem'\nsni = 'WWW.Example.'\nclient_cert = 'c.pem'\nclient_key = 'k.pem'"),
+        tls("ca = '/ca.pem'\nsni = 'WWW.Example.'\nclient_cert = 'c.pem'\nclient_key = 'k.pem'\n\
+             require_close_notify = true"),
         PoolTls {
             ca: Some("/ca.pem".into()),
             verify: true,
             sni: Sni::Name("www.example".to_owned()),
             client_certificate: Some(Certificate { cert: "c.pem".into(), key: "k.pem".into() }),
+            require_close_notify: true,
         }
     );
     let lenient = tls("verify = false\nsni = 'client'");
@@ -135,10 +143,12 @@ fn tls_of_clients() {
         client_auth: None,
         ocsp: None,
         tickets: true,
+        require_close_notify: false,
     };
     assert_eq!(server_tls(&tls_and_certificate("")), defaults);
     let written = "strict_sni = false\nmin_version = '1.2'\nciphers = []\nalpn = []\n\
-                   client_auth = 'none'\nclient_ca = ''\nclient_crl = ''\nocsp = ''\ntickets = true";
+                   client_auth = 'none'\nclient_ca = ''\nclient_crl = ''\nocsp = ''\ntickets = true\n\
+                   require_close_notify = false";
     assert_eq!(server_tls(&tls_and_certificate(written)), defaults);
 
     let everything = r#"
@@ -155,6 +165,7 @@ client_ca = "ca.pem"
 client_crl = "crl.pem"
 ocsp = "ocsp.der"
 tickets = false
+require_close_notify = true
 "#;
     let expected = ServerTls {
         certificates: vec![
@@ -172,6 +183,7 @@ tickets = false
         }),
         ocsp: Some("ocsp.der".into()),
         tickets: false,
+        require_close_notify: true,
     };
     assert_eq!(server_tls(&tls(everything)), expected);
 

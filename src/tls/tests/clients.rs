@@ -97,7 +97,14 @@ fn files_of_authorities_that_are_of_no_use() {
 }
 
 fn client(trust: Trust, ask: Ask, identity: Option<Certificate>) -> Client {
-    Client::new(ClientSettings { trust, ask, identity, clock: Clock::new(now) }).unwrap()
+    Client::new(ClientSettings {
+        trust,
+        ask,
+        identity,
+        require_close_notify: false,
+        clock: Clock::new(now),
+    })
+    .unwrap()
 }
 
 fn connect(client: &Client, peer: PeerName, server: &Server) -> Result<Agreed, Box<Failed>> {
@@ -180,7 +187,15 @@ fn what_is_believed_is_replaced_for_all_who_share_it() {
     }
     let clock = Clock::new(now);
     let trust = trust(&authority);
-    apart.replace(ClientSettings { trust, ask: Ask::Backend, identity: None, clock }).unwrap();
+    apart
+        .replace(ClientSettings {
+            trust,
+            ask: Ask::Backend,
+            identity: None,
+            require_close_notify: false,
+            clock,
+        })
+        .unwrap();
     for client in [&client, &apart, &client.apart()] {
         connect(client, peer.clone(), &server).unwrap();
     }

@@ -143,6 +143,7 @@ fn settings(certificates: Vec<Certificate>) -> ServerSettings {
         strict_sni: false,
         client_auth: ClientAuth::None,
         tickets: None,
+        require_close_notify: false,
         clock: Clock::new(now),
     }
 }

@@ -114,6 +114,7 @@ fn is_authority(params: &mut CertificateParams) {
 /// Whether the gateway talks to `server`, in both versions.
 fn believes(trust: &Trust, server: &Server, name: &str) -> bool {
     let settings = ClientSettings {
+        require_close_notify: false,
         trust: trust.clone(),
         ask: Ask::Backend,
         identity: None,
@@ -127,6 +128,7 @@ fn believes(trust: &Trust, server: &Server, name: &str) -> bool {
             .with_root_certificates(RootCertStore::empty())
             .with_no_client_auth();
         let settings = ClientSettings {
+            require_close_notify: false,
             trust: trust.clone(),
             ask: Ask::Backend,
             identity: None,
@@ -251,7 +253,8 @@ fn a_certificate_without_its_key_is_nobodys() {
             .with_cert_resolver(stolen.clone());
         for trust in [own.trust(), Trust::Anyone] {
             let (ask, identity, clock) = (Ask::Backend, None, Clock::new(now));
-            let client = ClientSettings { trust, ask, identity, clock };
+            let client =
+                ClientSettings { trust, ask, identity, require_close_notify: false, clock };
             let client = Client::new(client).unwrap().config();
             let name = PeerName::parse("app-1").unwrap().0;
             let mut client = ClientConnection::new(client, name).unwrap();
