@@ -41,7 +41,7 @@ fn order_over(mut stream: impl Read + Write, method: &str, path: &str, body: &st
 }
 
 /// Runs a command against a gateway. Returns its exit code, standard output and standard error.
-fn run(gateway: &Gateway, arguments: &[&str]) -> (i32, String, String) {
+pub fn run(gateway: &Gateway, arguments: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(lockgate());
     command.args(arguments).arg("-c").arg(gateway.config_path());
     let output = output_of(&mut command);
@@ -51,7 +51,7 @@ fn run(gateway: &Gateway, arguments: &[&str]) -> (i32, String, String) {
 
 /// The same for a command that is to succeed. Returns its standard output.
 #[track_caller]
-fn done(gateway: &Gateway, arguments: &[&str]) -> String {
+pub fn done(gateway: &Gateway, arguments: &[&str]) -> String {
     let (code, out, err) = run(gateway, arguments);
     assert_eq!(code, 0, "{arguments:?}: {out}{err}");
     out

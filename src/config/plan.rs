@@ -488,6 +488,8 @@ pub struct Backend {
     pub name: String,
     /// Where it listens.
     pub address: Address,
+    /// What is made of a name with several addresses; [`Addresses::One`] unless `address` is a name.
+    pub addresses: Addresses,
     /// Share of the traffic, 0 to 65535; 0 = no new connections.
     pub weight: u16,
     /// Connections at once; `None` = no limit.
@@ -497,6 +499,18 @@ pub struct Backend {
     /// Used only when every other backend is down.
     pub backup: bool,
 }
+
+/// `addresses` of a backend: what is made of a name that has several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addresses {
+    /// One backend, which is reached at any of them.
+    One,
+    /// A backend of each, at most [`MOST_ADDRESSES`].
+    All,
+}
+
+/// Backends that are made of one name at most.
+pub const MOST_ADDRESSES: usize = 256;
 
 /// `address` of a backend.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -183,11 +183,18 @@ fn pool(typed: Pool, errors: &mut Findings) -> plan::Pool {
     }
     let mut names = Names::new("backend");
     let backends = typed.backends.or(Vec::new());
-    if backends.len() > MOST_BACKENDS {
-        errors.wrong(
+    let most: usize = backends.iter().map(most_of).sum();
+    if most > MOST_BACKENDS {
+        let finding = errors.wrong(
             typed.header,
-            format!("{} backends in a pool are more than {MOST_BACKENDS}", backends.len()),
+            format!("{most} backends in a pool are more than {MOST_BACKENDS}"),
         );
+        if most > backends.len() {
+            finding.note(format!(
+                "each with addresses = \"all\" counts as the {} that may become of it",
+                plan::MOST_ADDRESSES
+            ));
+        }
     }
     if let Some(source) = typed.source.as_given() {
         check_families(source, &backends, errors);
@@ -211,6 +218,14 @@ fn pool(typed: Pool, errors: &mut Findings) -> plan::Pool {
             .into_iter()
             .filter_map(|typed| backend(typed, &mut names, errors))
             .collect(),
+    }
+}
+
+/// How many backends may become of one.
+fn most_of(typed: &Backend) -> usize {
+    match typed.addresses.as_given().map(|addresses| addresses.value) {
+        Some(plan::Addresses::All) => plan::MOST_ADDRESSES,
+        Some(plan::Addresses::One) | None => 1,
     }
 }
 
@@ -249,9 +264,17 @@ fn backend(typed: Backend, names: &mut Names, errors: &mut Findings) -> Option<p
             names.claim(&name, address.span, errors);
         }
     }
+    if let Some(Spanned { value: plan::Addresses::All, span }) = typed.addresses.as_given()
+        && let Address::Socket(socket) = address.value
+    {
+        errors
+            .wrong(*span, format!("addresses: {socket} is an address already, not a name"))
+            .help("write a host name in 'address', or leave 'addresses' out");
+    }
     Some(plan::Backend {
         name,
         address: address.value,
+        addresses: typed.addresses.or(plan::Addresses::One),
         weight: typed.weight,
         max_connections: typed.max_connections,
         health_port: typed.health_port,

@@ -87,6 +87,7 @@ pub(super) struct Backend {
     pub(super) header: Span,
     pub(super) name: Field<String>,
     pub(super) address: Field<Address>,
+    pub(super) addresses: Field<plan::Addresses>,
     pub(super) weight: u16,
     pub(super) max_connections: Option<NonZeroU32>,
     pub(super) health_port: Option<NonZeroU16>,
@@ -215,10 +216,12 @@ fn pool(name: Spanned<String>, mut section: Section<'_, '_>) -> Pool {
 }
 
 fn backend(mut section: Section<'_, '_>) -> Backend {
+    let addresses = [("one", plan::Addresses::One), ("all", plan::Addresses::All)];
     Backend {
         header: section.span,
         name: section.parsed("name", parse_name),
         address: section.parsed("address", parse_backend),
+        addresses: section.choice("addresses", &addresses),
         weight: section.number("weight", 0..=u16::MAX).or(100),
         max_connections: section.limit("max_connections"),
         health_port: NonZeroU16::new(section.number("health_port", 0..=u16::MAX).or(0)),

@@ -4,8 +4,8 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use super::plan::{
-    Address, Admin, AllDown, Backend, Balance, Check, Format, Guard, Level, Listener, Log, OnDown,
-    Pair, Passive, Plan, Pool, Protocol, Runtime, Sandbox, Step,
+    Address, Addresses, Admin, AllDown, Backend, Balance, Check, Format, Guard, Level, Listener,
+    Log, OnDown, Pair, Passive, Plan, Pool, Protocol, Runtime, Sandbox, Step,
 };
 use super::vocabulary as known;
 use super::{Error, Report, parse};
@@ -116,6 +116,7 @@ fn defaults() {
                 max_ejected: 50,
             }),
             backends: vec![Backend {
+                addresses: Addresses::One,
                 health_port: None,
                 name: "10.0.0.1:80".to_owned(),
                 address: Address::Socket("10.0.0.1:80".parse().unwrap()),

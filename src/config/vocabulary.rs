@@ -163,7 +163,7 @@ pub(super) const PASSIVE: Vocabulary = Vocabulary {
 
 pub(super) const BACKEND: Vocabulary = Vocabulary {
     title: "[[pool.NAME.backend]]",
-    keys: &["name", "address", "weight", "max_connections", "health_port", "backup"],
+    keys: &["name", "address", "addresses", "weight", "max_connections", "health_port", "backup"],
     later: &[],
 };
 

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use crate::balance::cell::{Block, WEIGHT_ONE};
 use crate::balance::{Group, MOST_SLOTS, Policy, Seat};
 use crate::config::plan;
+use crate::control::addresses::Known;
 use crate::control::guard::guard;
 use crate::control::material::Material;
 use crate::control::probe::NotPassed;
@@ -44,9 +45,22 @@ pub struct World {
     pub pools: Vec<Ours>,
     /// In the order of the plan.
     pub listener_series: Vec<ListenerSeries>,
-    /// Backends of the generation before that this one does not have.
+    /// Backends of published generations that this one does not have.
     removed: Vec<Arc<Backend>>,
+    /// Whether the workers have it, and whether they have had any.
+    published: Published,
     next_id: u64,
+}
+
+/// What the workers have seen of the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Published {
+    /// Nothing: the gateway does not serve yet.
+    Nothing,
+    /// The generation before this one.
+    Before,
+    /// This generation.
+    This,
 }
 
 /// A pool, with what the workers need not see of it.
@@ -56,7 +70,7 @@ pub struct Ours {
     pub pool: Arc<Pool>,
     /// How its members are; in the order of `members`.
     pub ward: Ward,
-    /// In the order of the plan.
+    /// In the order of the plan; of one backend there can be several.
     pub members: Vec<Member>,
     series: PoolSeries,
     ordinary: Slots,
@@ -70,8 +84,12 @@ pub struct Ours {
 pub struct Member {
     /// What the workers see.
     pub backend: Arc<Backend>,
-    /// What was configured.
+    /// What was configured, with its own name, and the weight that operators want.
     pub plan: plan::Backend,
+    /// What the backend is called in the file that it is made of.
+    pub of: String,
+    /// The one address that it is made of, if its name has a backend for each.
+    pub at: Option<SocketAddr>,
     /// Active checks so far.
     pub checks: CheckCounts,
     /// The last of them.
@@ -105,7 +123,9 @@ pub struct Means<'a> {
     pub reports: &'a mpsc::Sender<Report>,
     /// What operators have set.
     pub(super) kept: &'a Kept,
-    /// The generation before.
+    /// The addresses of names that there is a backend of each of.
+    pub addresses: &'a Known,
+    /// The generation before, as far as it was published.
     pub generation: u64,
     /// The time.
     pub now: Instant,
@@ -138,7 +158,7 @@ impl Slots {
         if block == self.blocks.len() {
             self.blocks.push(Block::new());
         }
-        // A plan has at most `MOST_SLOTS` backends in a pool.
+        // A plan has at most half of `MOST_SLOTS` backends in a pool.
         debug_assert!(slot < MOST_SLOTS);
         (slot as u16, Arc::clone(&self.blocks[block]))
     }
@@ -149,11 +169,14 @@ impl World {
     ///
     /// What the present one hands on is taken out of it; put the result in its place.
     pub fn compile(plan: plan::Plan, before: Option<&mut Self>, means: &Means<'_>) -> Self {
-        let first = before.is_none();
+        // Published for the first time: nobody has been served yet.
+        let first = before.as_ref().is_none_or(|world| world.published == Published::Nothing);
+        let mut removed = Vec::new();
         let mut before_listeners = Vec::new();
         let (mut next_id, mut old_listeners, old_pools) = match before {
             Some(world) => {
                 before_listeners = world.snapshot.listeners.clone();
+                removed = std::mem::take(&mut world.removed);
                 let listeners: HashMap<_, _> = world
                     .snapshot
                     .listeners
@@ -170,7 +193,6 @@ impl World {
         let mut old_pools: HashMap<_, _> =
             old_pools.into_iter().map(|ours| (Arc::clone(&ours.pool.name), ours)).collect();
 
-        let mut removed = Vec::new();
         let pools: Vec<Ours> = plan
             .pools
             .iter()
@@ -230,7 +252,27 @@ impl World {
             access_log: plan.log.access,
             listeners,
         };
-        Self { plan, snapshot: Arc::new(snapshot), pools, listener_series, removed, next_id }
+        let published = if first { Published::Nothing } else { Published::Before };
+        let snapshot = Arc::new(snapshot);
+        Self { plan, snapshot, pools, listener_series, removed, published, next_id }
+    }
+
+    /// Whether the workers have it.
+    pub fn is_published(&self) -> bool {
+        self.published == Published::This
+    }
+
+    /// The workers have it from now on.
+    pub fn has_been_published(&mut self) {
+        self.published = Published::This;
+    }
+
+    /// The generation that the workers have.
+    pub fn published_generation(&self) -> u64 {
+        match self.published {
+            Published::This => self.snapshot.generation,
+            Published::Nothing | Published::Before => self.snapshot.generation.saturating_sub(1),
+        }
     }
 
     /// Backends of the generation before that this one does not have, and still have
@@ -368,17 +410,21 @@ impl Ours {
         let (members, vitals): (Vec<Member>, Vec<Vitals>) = plan
             .backends
             .iter()
-            .map(|backend| {
-                let backend = &weighed(backend, &plan.name, means.kept);
-                let settings = settings(plan, backend);
-                if let Some((mut member, mut vitals)) = known.remove(&identity(backend)) {
+            .flat_map(|backend| {
+                let made = means.addresses.expand(&plan.name, backend);
+                made.into_iter().map(|(made, at)| (&backend.name, made, at))
+            })
+            .map(|(of, backend, at)| {
+                let backend = weighed(backend, &plan.name, means.kept);
+                let settings = settings(plan, &backend);
+                if let Some((mut member, mut vitals)) = known.remove(&identity(&backend)) {
                     vitals.reconfigure(settings);
-                    member.plan = backend.clone();
+                    member.plan = backend;
                     return (member, vitals);
                 }
                 let slots = if backend.backup { &mut backup } else { &mut ordinary };
-                let member = Member::new(&name, backend, slots, next_id, means);
-                let named = matches!(backend.address, plan::Address::Name { .. });
+                let named = at.is_none() && matches!(backend.address, plan::Address::Name { .. });
+                let member = Member::new(&name, (of, backend, at), slots, next_id, means);
                 (member, Vitals::new(settings, named, !first, means.now))
             })
             .unzip();
@@ -439,6 +485,14 @@ impl Ours {
         ours
     }
 
+    /// How many backends more it has slots for: those that were removed keep theirs while they have
+    /// connections.
+    pub fn room(&self, backup: bool) -> usize {
+        let slots = if backup { &self.backup } else { &self.ordinary };
+        let taken = slots.owners.iter().filter(|owner| owner.strong_count() > 0).count();
+        MOST_SLOTS - taken.min(MOST_SLOTS)
+    }
+
     /// Writes the weights that the ward answers with for `members`, and lets those who wait have
     /// what is free.
     pub fn apply_weights(&self, members: Range<usize>, now: Instant) {
@@ -457,7 +511,7 @@ impl Ours {
 impl Member {
     fn new(
         pool: &Arc<str>,
-        plan: &plan::Backend,
+        (of, plan, at): (&str, plan::Backend, Option<SocketAddr>),
         slots: &mut Slots,
         next_id: &mut u64,
         means: &Means<'_>,
@@ -467,9 +521,10 @@ impl Member {
             id: *next_id,
             pool: Arc::clone(pool),
             name: plan.name.as_str().into(),
-            endpoint: match plan.address {
-                plan::Address::Socket(address) => Endpoint::Fixed(address),
-                plan::Address::Name { .. } => Endpoint::Resolved(ArcSwapOption::empty()),
+            endpoint: match (at, &plan.address) {
+                (Some(address), _) => Endpoint::Fixed(address),
+                (None, plan::Address::Socket(address)) => Endpoint::Fixed(*address),
+                (None, plan::Address::Name { .. }) => Endpoint::Resolved(ArcSwapOption::empty()),
             },
             peer: match &plan.address {
                 plan::Address::Socket(address) => Some(address.ip().into()),
@@ -485,11 +540,18 @@ impl Member {
         let series = BackendSeries::new(means.registry, &backend);
         Self {
             backend,
-            plan: plan.clone(),
+            plan,
+            of: of.to_owned(),
+            at,
             checks: CheckCounts::default(),
             last_check: None,
             series,
         }
+    }
+
+    /// Whether it stands for all addresses of its name, of which none is known.
+    pub fn awaits_addresses(&self) -> bool {
+        self.plan.addresses == plan::Addresses::All && self.at.is_none()
     }
 
     /// Carries its counts over a last time.
@@ -521,9 +583,9 @@ impl Slots {
 }
 
 /// A backend as it is configured, with the weight that an operator has set for it.
-fn weighed(backend: &plan::Backend, pool: &str, kept: &Kept) -> plan::Backend {
+fn weighed(backend: plan::Backend, pool: &str, kept: &Kept) -> plan::Backend {
     let weight = kept.weight(pool, &backend.name).unwrap_or(backend.weight);
-    plan::Backend { weight, ..backend.clone() }
+    plan::Backend { weight, ..backend }
 }
 
 /// What makes a backend the same one in the next generation of its pool.

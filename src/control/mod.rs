@@ -5,6 +5,7 @@
 //! no two causes of a change can meet. Checks, name resolution and the admin server are tasks on
 //! the same thread that send their events to it.
 
+mod addresses;
 mod compile;
 mod events;
 mod exchange;
@@ -17,6 +18,7 @@ mod handover;
 mod inherit;
 mod lists;
 pub mod material;
+mod members;
 pub mod node;
 mod operate;
 pub mod preflight;
@@ -76,9 +78,10 @@ pub use failure::Failure;
 use handover::Handovers;
 use inherit::Inheritance;
 use material::Material;
+use members::Members;
 use operate::Emptying;
 use probe::{NotPassed, Probe};
-use resolve::{Answer, keep_resolving};
+use resolve::{Answer, keep_resolving, keep_resolving_all};
 use room::max_connections;
 use schedule::Schedule;
 use servers::{Admin, Task};
@@ -162,6 +165,7 @@ struct Control {
     inbox: Inbox,
     senders: Senders,
     watch: Watch,
+    members: Members,
     failover: Failover,
     upgrades: Upgrades,
     systemd: Systemd,
@@ -255,6 +259,7 @@ impl Control {
                 self.obey(who, order).await;
             }
             let now = Instant::now();
+            self.follow_names(now);
             self.pass_time(now);
             self.track_pools(now);
             self.start_checks();
@@ -268,6 +273,7 @@ impl Control {
             let wakes = [
                 self.watch.next(),
                 self.next_change(),
+                self.members.known.next(),
                 self.failover.next(),
                 self.next_emptying(),
                 self.next_handover(),

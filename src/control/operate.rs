@@ -79,7 +79,7 @@ impl Control {
             let error = "nothing is asked for: give \"state\", \"weight\" or both";
             return Err(Refusal::new(RefusalKind::Invalid, error));
         }
-        let of_file = self.world.plan.pools[pool].backends[index].weight;
+        let of_file = self.weight_of_file(pool, index);
         let (name, backend) = (target.pool.as_str(), target.backend.as_str());
         let before = setting(&self.state.kept, name, backend, of_file);
         let after = Setting {
@@ -177,16 +177,14 @@ impl Control {
         let difference = Summary::between(&self.world.plan, &plan, &self.started);
         let left = self.world.pools.iter().flat_map(|ours| &ours.members).filter(|member| {
             let of_pool = plan.pools.iter().find(|pool| *pool.name == *member.backend.pool);
-            !of_pool.is_some_and(|pool| {
-                pool.backends.iter().any(|backend| backend.name == *member.backend.name)
-            })
+            !of_pool.is_some_and(|pool| pool.backends.iter().any(|known| known.name == member.of))
         });
         let mut draining = 0;
         let mut changes = difference.changes();
         for member in left {
             let connections = member.backend.load().active();
             draining += connections;
-            let line = format!("- backend {}/{}", member.backend.pool, member.backend.name);
+            let line = format!("- backend {}/{}", member.backend.pool, member.of);
             if let Some(line) = changes.iter_mut().find(|change| **change == line)
                 && connections > 0
             {
@@ -262,13 +260,37 @@ impl Control {
                 known,
             ));
         };
-        let backends = &pools[pool].backends;
-        let index = backends.iter().position(|backend| backend.name == target.backend);
-        index.map(|index| (pool, index)).ok_or_else(|| {
-            let known = backends.iter().map(|backend| &*backend.name).collect();
-            let what = format!("pool '{}' has no backend '{}'", target.pool, target.backend);
-            unknown(what, &target.backend, known)
-        })
+        let members = &self.world.pools[pool].members;
+        let index = members.iter().position(|member| *member.backend.name == target.backend);
+        if let Some(index) = index.filter(|&index| !members[index].awaits_addresses()) {
+            return Ok((pool, index));
+        }
+        let of_it = members.iter().filter(|member| member.of == target.backend);
+        let known: Vec<&str> = of_it.map(|member| &*member.backend.name).collect();
+        let (what, known) = match known[..] {
+            [] => {
+                let known = members.iter().map(|member| &*member.backend.name).collect();
+                (format!("pool '{}' has no backend '{}'", target.pool, target.backend), known)
+            }
+            _ if index.is_some() => {
+                let what = format!("backend '{}' has no address yet", target.backend);
+                return Err(Refusal::new(RefusalKind::Unknown, what));
+            }
+            _ => {
+                let what = format!("backend '{}' is one for each address", target.backend);
+                let more = format!("{what}: there are {}", known.join(", "));
+                return Err(Refusal::new(RefusalKind::Unknown, more));
+            }
+        };
+        Err(unknown(what, &target.backend, known))
+    }
+
+    /// The weight that the file has for a backend.
+    fn weight_of_file(&self, pool: usize, index: usize) -> u16 {
+        let member = &self.world.pools[pool].members[index];
+        let mut backends = self.world.plan.pools[pool].backends.iter();
+        let of_file = backends.find(|backend| backend.name == member.of);
+        of_file.map_or(member.plan.weight, |backend| backend.weight)
     }
 
     /// Publishes the world anew, with the weights that operators have set.
@@ -288,7 +310,8 @@ impl Control {
             material: &self.material,
             reports: &self.senders.reports,
             kept: &self.state.kept,
-            generation: self.world.snapshot.generation,
+            addresses: &self.members.known,
+            generation: self.world.published_generation(),
             now: Instant::now(),
         };
         self.world = World::compile(plan, Some(&mut self.world), &means);

@@ -123,6 +123,7 @@ impl Control {
         self.material = material;
         self.state.move_to(plan.runtime.state_dir.as_deref());
         self.forget_what_is_gone(&plan);
+        self.forget_names(&plan);
         self.recompile(plan);
         self.hold_back();
         self.watch_world();
@@ -173,6 +174,7 @@ impl Control {
         let binds = self.world.binds();
         self.sockets.retain(|address, _| binds.contains(address));
         self.workers.crew.publish(&self.world.snapshot, &opened);
+        self.world.has_been_published();
         self.sockets.extend(opened);
         for ours in &self.world.pools {
             ours.pool.queue.renew(&ours.pool);

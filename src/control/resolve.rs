@@ -8,6 +8,8 @@ use hickory_resolver::config::LookupIpStrategy;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
+use super::addresses::{Family, Found, Key};
+
 /// However short an answer is good for, it is not asked again before.
 const SHORTEST: Duration = Duration::from_secs(1);
 
@@ -22,15 +24,19 @@ const MOST_ADDRESSES: usize = 16;
 
 /// What a name turned out to mean.
 #[derive(Debug)]
-pub struct Answer {
-    /// Id of the backend.
-    pub backend: u64,
-    /// Its addresses, at least one, in the order of preference; or why there is none.
-    pub addresses: Result<Vec<SocketAddr>, String>,
+pub enum Answer {
+    /// For a backend that is reached at any of its addresses.
+    One {
+        /// Id of the backend.
+        backend: u64,
+        /// Its addresses, at least one, in the order of preference; or why there is none.
+        addresses: Result<Vec<SocketAddr>, String>,
+    },
+    /// For a backend of the file that one is made of for each address.
+    All(Key, Found),
 }
 
 /// Resolves the name of a backend for as long as it is polled.
-///
 pub async fn keep_resolving(
     backend: u64,
     host: String,
@@ -51,11 +57,83 @@ pub async fn keep_resolving(
                 (Err(format!("cannot resolve {host}: {cause}")), wait)
             }
         };
-        if answers.send(Answer { backend, addresses }).is_err() {
+        if answers.send(Answer::One { backend, addresses }).is_err() {
             return;
         }
         sleep(next).await;
     }
+}
+
+/// The same for a backend of the file that one is made of for each address. The families are asked for
+/// each by itself: that the look-up of one has failed does not mean that it has no address.
+pub async fn keep_resolving_all(
+    key: Key,
+    source: Option<IpAddr>,
+    answers: mpsc::UnboundedSender<Answer>,
+) {
+    let mut retry = RETRY.0;
+    loop {
+        let of = |strategy, is_v4: bool| {
+            // From an address of one family only the same family can be reached.
+            let reachable = source.is_none_or(|source| source.is_ipv4() == is_v4);
+            let host = &key.host;
+            async move {
+                if reachable { look_up_family(host, strategy).await } else { Ok((vec![], LONGEST)) }
+            }
+        };
+        let (v4, v6) = tokio::join!(
+            of(LookupIpStrategy::Ipv4Only, true),
+            of(LookupIpStrategy::Ipv6Only, false)
+        );
+        let good_for = [&v4, &v6].into_iter().flatten().map(|(_, good_for)| *good_for).min();
+        let has_failed = v4.is_err() || v6.is_err();
+        let family = |answer: Result<(Vec<IpAddr>, Duration), String>| match answer {
+            Ok((list, _)) => Family::Are(list),
+            Err(cause) => Family::Unknown(format!("cannot resolve {}: {cause}", key.host)),
+        };
+        let found = Found { v4: family(v4), v6: family(v6) };
+        let is_empty = matches!((&found.v4, &found.v6),
+            (Family::Are(v4), Family::Are(v6)) if v4.is_empty() && v6.is_empty());
+        let mut next = good_for.unwrap_or(LONGEST).clamp(SHORTEST, LONGEST);
+        if has_failed || is_empty {
+            next = next.min(retry);
+            retry = (retry * 2).min(RETRY.1);
+        } else {
+            retry = RETRY.0;
+        }
+        if answers.send(Answer::All(key.clone(), found)).is_err() {
+            return;
+        }
+        sleep(next).await;
+    }
+}
+
+/// Looks up the addresses of one family that a name has. None is an answer, too.
+async fn look_up_family(
+    host: &str,
+    strategy: LookupIpStrategy,
+) -> Result<(Vec<IpAddr>, Duration), String> {
+    let resolver = resolver(strategy)?;
+    match resolver.lookup_ip(host).await {
+        Ok(found) => Ok((
+            found.iter().collect(),
+            found.valid_until().saturating_duration_since(Instant::now()),
+        )),
+        Err(error) if error.is_nx_domain() || error.is_no_records_found() => {
+            Ok((Vec::new(), LONGEST))
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// One of its own each time: it reads the system's configuration as it is now, and keeps no answer
+/// longer than it was good for.
+fn resolver(strategy: LookupIpStrategy) -> Result<TokioResolver, String> {
+    let built = TokioResolver::builder_tokio().and_then(|mut builder| {
+        builder.options_mut().ip_strategy = strategy;
+        builder.build()
+    });
+    built.map_err(|error| error.to_string())
 }
 
 /// Resolves a name once. Returns its addresses, at most [`MOST_ADDRESSES`], and how long they are good
@@ -65,15 +143,8 @@ pub async fn look_up(
     port: u16,
     source: Option<IpAddr>,
 ) -> Result<(Vec<SocketAddr>, Duration), String> {
-    // A resolver of its own each time: it reads the system's configuration as it is now, and
-    // keeps no answer longer than it was good for.
-    let resolver = TokioResolver::builder_tokio()
-        .and_then(|mut builder| {
-            // By itself it asks for one family, and for the other only if there is none.
-            builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-            builder.build()
-        })
-        .map_err(|error| error.to_string())?;
+    // By itself it asks for one family, and for the other only if there is none.
+    let resolver = resolver(LookupIpStrategy::Ipv4AndIpv6)?;
     let found = resolver.lookup_ip(host).await.map_err(|error| {
         if error.is_nx_domain() || error.is_no_records_found() {
             "no such name, or it has no address".to_owned()

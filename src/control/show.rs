@@ -222,7 +222,7 @@ fn pool((ours, plan): (&compile::Ours, &plan::Pool), kept: &state::Kept) -> stat
                 let load = backend.load();
                 let failures = |failure| backend.stats.sum(|s| s.connect_failures.of(failure));
                 let resolved = match &backend.endpoint {
-                    Endpoint::Fixed(_) => None,
+                    Endpoint::Fixed(_) => member.at,
                     Endpoint::Resolved(_) => backend.address(),
                 };
                 status::Backend {

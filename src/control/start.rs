@@ -1,7 +1,7 @@
 //! The start: everything that can be refused comes first, then the gateway serves, and last it takes
 //! part in VRRP.
 
-use super::upgrade::{LAST_RELOAD, OPERATORS, Succession};
+use super::upgrade::{ADDRESSES, LAST_RELOAD, OPERATORS, Succession};
 use super::*;
 use crate::socket;
 use crate::tls::tickets::SecretError;
@@ -53,6 +53,11 @@ impl Control {
         {
             state.kept = kept;
         }
+        let mut members = Members::default();
+        if let Some(known) = succession.as_ref().and_then(|it| it.carried(ADDRESSES)) {
+            members.known = known;
+            members.known.keep(&plan);
+        }
         for gone in state.kept.prune(&plan) {
             tracing::warn!(
                 backend = gone,
@@ -92,6 +97,7 @@ impl Control {
             material: &material,
             reports: &reports_sender,
             kept: &state.kept,
+            addresses: &members.known,
             generation,
             now: began,
         };
@@ -139,6 +145,7 @@ impl Control {
             upgrades,
             systemd,
             watch: Watch::new(prober),
+            members,
             events: Events::default(),
             registry,
             series,

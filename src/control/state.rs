@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::admin::status::{NodeDrain, Set};
 use crate::config::plan::Plan;
+use crate::control::addresses::is_made_of;
 use crate::health::Admin;
 
 /// Name of the file.
@@ -90,7 +91,7 @@ impl Kept {
             let of_plan = plan.pools.iter().find(|known| known.name == *pool);
             backends.retain(|backend, _| {
                 let known = |pool: &crate::config::plan::Pool| {
-                    pool.backends.iter().any(|known| known.name == *backend)
+                    pool.backends.iter().any(|known| is_made_of(backend, known))
                 };
                 let stays = of_plan.is_some_and(known);
                 if !stays {

@@ -54,6 +54,9 @@ pub(super) const LAST_RELOAD: &str = "last_reload";
 /// What is carried under this name: what operators have set, for those who keep it in no file.
 pub(super) const OPERATORS: &str = "operators";
 
+/// What is carried under this name: the addresses of names that there is a backend of each of.
+pub(super) const ADDRESSES: &str = "addresses";
+
 /// An upgrade that was made.
 #[derive(Clone, Copy, Debug)]
 pub struct Upgraded {
@@ -310,6 +313,7 @@ impl Control {
         };
         put(LAST_RELOAD, serde_json::to_value(&self.reloads.last));
         put(OPERATORS, serde_json::to_value(&self.state.kept));
+        put(ADDRESSES, serde_json::to_value(&self.members.known));
         carry
     }
 

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
+use super::addresses::Key;
 use super::compile::LastCheck;
 use super::*;
 use crate::log::Ration;
@@ -17,7 +18,7 @@ pub(super) struct Watch {
     /// When the last check of each began.
     last: HashMap<u64, Instant>,
     /// Each with the source that its answers must be reachable from.
-    resolvers: HashMap<u64, (Option<IpAddr>, Task)>,
+    resolvers: HashMap<Whose, (Option<IpAddr>, Task)>,
     prober: Prober,
     /// By pool.
     probes: Vec<Option<Probe>>,
@@ -25,6 +26,15 @@ pub(super) struct Watch {
     permits: Arc<Semaphore>,
     /// Of lines on checks that this host could not make.
     shortages: Ration,
+}
+
+/// Whom a name is resolved for.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Whose {
+    /// The backend with this id.
+    Backend(u64),
+    /// A backend of the file that one is made of for each address.
+    Each(Key),
 }
 
 impl Watch {
@@ -42,6 +52,23 @@ impl Watch {
         }
     }
 
+    /// Has a name resolved from now on, if it is not yet.
+    fn resolve(
+        &mut self,
+        whose: Whose,
+        source: Option<IpAddr>,
+        begin: impl FnOnce() -> JoinHandle<()>,
+    ) {
+        if self.resolvers.get(&whose).is_none_or(|(present, _)| *present != source) {
+            self.resolvers.insert(whose, (source, Task(begin())));
+        }
+    }
+
+    /// Whether a name is being resolved, for a backend that one is made of for each address.
+    pub(super) fn resolves(&self, key: &Key) -> bool {
+        self.resolvers.contains_key(&Whose::Each(key.clone()))
+    }
+
     /// When a check is due.
     pub(super) fn next(&self) -> Option<Instant> {
         self.schedule.next()
@@ -54,6 +81,7 @@ impl Control {
         let now = Instant::now();
         let watch = &mut self.watch;
         let before = std::mem::take(&mut watch.places);
+        let mut names = HashSet::new();
         watch.probes.clear();
         for (pool, (ours, plan)) in self.world.pools.iter().zip(&self.world.plan.pools).enumerate()
         {
@@ -79,24 +107,30 @@ impl Control {
                         }
                     }
                 }
-                if let plan::Address::Name { host, port } = &member.plan.address {
-                    let wanted = plan.source;
-                    if watch.resolvers.get(&id).is_some_and(|(source, _)| *source != wanted) {
-                        watch.resolvers.remove(&id);
-                    }
-                    watch.resolvers.entry(id).or_insert_with(|| {
+                if let plan::Address::Name { host, port } = &member.plan.address
+                    && member.plan.addresses == plan::Addresses::One
+                {
+                    names.insert(Whose::Backend(id));
+                    watch.resolve(Whose::Backend(id), plan.source, || {
                         let answers = self.senders.answers.clone();
                         let resolving =
                             keep_resolving(id, host.clone(), *port, plan.source, answers);
-                        (wanted, Task(tokio::spawn(resolving)))
+                        tokio::spawn(resolving)
                     });
                 }
             }
+            for (key, _) in plan.backends.iter().filter_map(|one| Key::of(&plan.name, one)) {
+                names.insert(Whose::Each(key.clone()));
+                watch.resolve(Whose::Each(key.clone()), plan.source, || {
+                    let answers = self.senders.answers.clone();
+                    tokio::spawn(keep_resolving_all(key, plan.source, answers))
+                });
+            }
         }
+        watch.resolvers.retain(|whose, _| names.contains(whose));
         for gone in before.keys().filter(|id| !watch.places.contains_key(id)) {
             watch.schedule.remove(*gone);
             watch.last.remove(gone);
-            watch.resolvers.remove(gone);
         }
     }
 
@@ -107,6 +141,7 @@ impl Control {
     pub(super) async fn settle(&mut self) {
         let began = Instant::now();
         while !self.world.pools.iter().all(|ours| ours.ward.is_settled()) {
+            self.follow_names(Instant::now());
             self.start_checks();
             let usable = self.world.wants().is_empty();
             let deadline = began + if usable { SETTLE } else { SETTLE_USABLE };
@@ -230,12 +265,16 @@ impl Control {
 
     /// A name has been resolved, or could not be.
     pub(super) fn answered(&mut self, answer: Answer) {
-        let Some(&(pool, index)) = self.watch.places.get(&answer.backend) else {
+        let (id, addresses) = match answer {
+            Answer::One { backend, addresses } => (backend, addresses),
+            Answer::All(key, found) => return self.found(key, &found),
+        };
+        let Some(&(pool, index)) = self.watch.places.get(&id) else {
             return;
         };
         let member = &self.world.pools[pool].members[index];
         let (name, backend) = (&member.backend.pool, &member.backend.name);
-        match answer.addresses {
+        match addresses {
             Ok(list) => {
                 let Endpoint::Resolved(present) = &member.backend.endpoint else {
                     return;
@@ -250,7 +289,7 @@ impl Control {
                     let others = (others > 0).then_some(others);
                     tracing::info!(pool = %name, %backend, address, others, "resolved");
                     if self.watch.probes[pool].is_some() {
-                        self.watch.schedule.set(answer.backend, Instant::now());
+                        self.watch.schedule.set(id, Instant::now());
                     }
                 }
                 self.tell(pool, index, Event::Resolved);

@@ -194,6 +194,7 @@ impl Launch {
             process: Process::start(command, config, self.read_records),
             directory,
             preamble,
+            under: self.under,
         };
         gateway.answers("/healthz", 200);
         gateway
@@ -278,6 +279,8 @@ pub struct Gateway {
     directory: TempDir,
     /// The part of the configuration that tests leave alone.
     preamble: String,
+    /// What it was started by.
+    under: Vec<String>,
 }
 
 impl Gateway {
@@ -286,11 +289,19 @@ impl Gateway {
         Launch::new(config).start()
     }
 
-    /// Kills the process, and starts another with the same configuration where it was.
+    /// Kills the process, and those that took over from it, and starts another with the same
+    /// configuration where it was.
     pub fn start_again(mut self) -> Self {
         self.process.child.kill().unwrap();
         self.process.child.wait().unwrap();
-        let mut command = Command::new(lockgate());
+        for pid in processes_with(&self.config_path()) {
+            // One may have ended by itself.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        eventually("they have ended", || processes_with(&self.config_path()).is_empty());
+        let mut words = self.under.iter().map(String::as_str).chain([lockgate().to_str().unwrap()]);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words);
         command.args(["run", "-c"]).arg(self.config_path());
         // What is dropped then is not to end what has begun.
         self.process.config = None;

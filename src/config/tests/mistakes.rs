@@ -204,6 +204,14 @@ fn mistakes_across_sections() {
         ),
         ("[pool.web.backend]\naddress = 'h:1'\n", "1:1 backend: there can be several of these"),
         ("[[pool.web.backend]]\nweight = 1\n", "1:1 this backend has no 'address'"),
+        (
+            "[[pool.web.backend]]\naddress = '[::1]:1'\naddresses = 'all'\n",
+            "3:13 addresses: [::1]:1 is an address already, not a name",
+        ),
+        (
+            "[[pool.web.backend]]\naddress = 'h:1'\naddresses = 'both'\n",
+            "3:13 addresses: expected one or all, found 'both'",
+        ),
         ("[[pool.web.backend]]\naddress = 'h'\n", "2:11 address: no port in 'h'"),
         (
             "[[pool.web.backend]]\naddress = 'h:1'\n[[pool.web.backend]]\naddress = 'H:1'\n",
@@ -406,4 +414,23 @@ fn deep_nesting_is_answered() {
             parse("t.toml", &source).unwrap_err();
         }
     }
+}
+
+/// What a backend may become counts, not how many are written.
+#[test]
+fn a_pool_has_room_for_what_its_names_may_mean() {
+    let pool = |names: usize, others: usize| {
+        let backend = |n: usize, more: &str| {
+            format!("[[pool.web.backend]]\nname = '{n}'\naddress = 'h:1'\n{more}")
+        };
+        let names = (0..names).map(|n| backend(n, "addresses = 'all'\n"));
+        let others = (0..others).map(|n| backend(1_000 + n, ""));
+        let text: String = names.chain(others).collect();
+        let listener = "[[listener]]\nname = 'a'\nbind = ['127.0.0.1:1']\npool = 'web'\n";
+        parse("t.toml", &format!("{listener}[pool.web]\n{text}")).map_err(|error| error.to_string())
+    };
+    assert_eq!(pool(127, 256).unwrap().pools[0].backends.len(), 383);
+    let error = pool(127, 257).unwrap_err();
+    assert!(error.contains("32769 backends in a pool are more than 32768"), "{error}");
+    assert!(error.contains("counts as the 256"), "{error}");
 }

@@ -8,8 +8,8 @@ use proptest::prelude::*;
 
 use super::super::plan::vrrp::{Checksum, OWNER, Peer, Version};
 use super::super::plan::{
-    Address, Certificate, Challenges, Check, CipherSuite, Guard, Listener, MOST_STEPS, Network,
-    Plan, Protocol, ServerTls, Sni, SniPattern, Step,
+    Address, Addresses, Certificate, Challenges, Check, CipherSuite, Guard, Listener, MOST_STEPS,
+    Network, Plan, Protocol, ServerTls, Sni, SniPattern, Step,
 };
 use super::super::{Error, parse};
 use super::EXAMPLE;
@@ -226,6 +226,9 @@ fn assert_invariants(plan: &Plan) {
         assert!(unique(pool.backends.iter().map(|b| b.name.as_str()).collect()));
         assert!(!pool.connect_timeout.is_zero() && pool.retries <= 100);
         for backend in &pool.backends {
+            if backend.addresses == Addresses::All {
+                assert!(matches!(backend.address, Address::Name { .. }));
+            }
             if let (Some(source), Address::Socket(address)) = (pool.source, &backend.address) {
                 assert_eq!(source.is_ipv4(), address.is_ipv4());
             }
