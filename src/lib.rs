@@ -24,6 +24,7 @@ pub mod record;
 pub mod redirect;
 pub mod relay;
 pub mod route;
+pub mod safe_file;
 pub mod sandbox;
 pub mod snapshot;
 pub mod socket;

@@ -128,6 +128,9 @@ fn each_thread_has_the_capabilities_that_it_needs_and_no_others() {
     let shown = output_of(Command::new("getpcaps").arg(guards[0].to_string()));
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(shown.contains("cap_net_admin,cap_net_raw=ep"), "{shown}");
+    // Nor does it know what the gateway was told by its environment.
+    let environment = fs::read(format!("/proc/{}/environ", guards[0])).unwrap();
+    assert_eq!(String::from_utf8_lossy(&environment), "");
 }
 
 /// A guard that is started later is started by a thread that has only the network.

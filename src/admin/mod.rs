@@ -14,19 +14,25 @@ mod stream;
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use axum::body::Bytes;
+use nix::sys::stat::Mode;
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::metrics::Renderer;
+use crate::safe_file;
 use explanation::{Explanation, Question};
 use order::{Candidate, Difference, Order, Reply};
 use server::{Entrance, Who};
 use status::Status;
 pub use stream::Replay;
+
+/// Connections to the unix socket that wait to be accepted; the kernel takes no more than
+/// `net.core.somaxconn`.
+const BACKLOG: i32 = 1_024;
 
 /// A question to the control loop.
 #[derive(Debug)]
@@ -51,15 +57,26 @@ pub enum Ask {
 }
 
 /// Opens the unix socket, for its owner alone. A socket that a dead process left behind is
-/// replaced.
+/// replaced; the directory is made if it is not there.
 ///
-/// Fails with [`io::ErrorKind::AddrInUse`] if a process answers on it.
+/// Fails with [`io::ErrorKind::AddrInUse`] if a process answers on it, or something else is there.
 pub fn open_socket(path: &Path) -> io::Result<UnixListener> {
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-        std::fs::create_dir_all(directory)?;
+        safe_file::create_directory(directory, 0o755)?;
     }
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(io::ErrorKind::AddrInUse.into());
+    let address = SockAddr::unix(path)?;
+    let open = || {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        io::Result::Ok(socket)
+    };
+    match open()?.connect(&address) {
+        Ok(()) => return Err(io::ErrorKind::AddrInUse.into()),
+        // It has no time for this one, and so is alive.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        Err(_) => {}
     }
     match std::fs::symlink_metadata(path) {
         Ok(found) if std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()) => {
@@ -68,9 +85,13 @@ pub fn open_socket(path: &Path) -> io::Result<UnixListener> {
         // Whatever else is there is not ours: binding fails and says so.
         Ok(_) | Err(_) => {}
     }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+    let socket = open()?;
+    // Before it has a name (unix(7)): whoever may change names in the directory could have the mode of
+    // another file changed afterwards.
+    nix::sys::stat::fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    socket.bind(&address)?;
+    socket.listen(BACKLOG)?;
+    UnixListener::from_std(socket.into())
 }
 
 /// Opens the TCP socket.

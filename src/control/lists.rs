@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -121,7 +122,8 @@ pub(super) fn load(plan: &Guard) -> Result<Loaded, String> {
 
 fn read(path: &Path) -> Result<access::Parsed, String> {
     let told = |error: io::Error| format!("{}: {error}", path.display());
-    let file = File::open(path).map_err(told)?;
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = file.map_err(told)?;
     // A pipe would be waited for, and a device has no end.
     if !file.metadata().map_err(told)?.is_file() {
         return Err(format!("{}: it is no ordinary file", path.display()));

@@ -3,10 +3,12 @@
 mod host;
 
 use std::io;
+use std::path::Path;
 use std::time::SystemTime;
 
 use crate::config::plan::{Address, Node, Plan};
 use crate::control::{material, resolve, room};
+use crate::safe_file::{self, Exposure};
 use crate::{admin, socket};
 
 /// What the machine lacks, and what is worth knowing.
@@ -66,7 +68,21 @@ pub async fn inspect(plan: &Plan, node: Option<&Node>) -> Findings {
         host::inspect(plan, node, runs, &mut found);
     }
     inspect_limits(plan, &mut found);
+    inspect_directories(plan, &mut found);
     found
+}
+
+/// Where others could put files in the place of the gateway's own.
+fn inspect_directories(plan: &Plan, found: &mut Findings) {
+    let state = plan.runtime.state_dir.as_deref();
+    let socket = plan.admin.socket.as_deref().and_then(Path::parent);
+    for (key, directory) in [("runtime.state_dir", state), ("admin.socket", socket)] {
+        // What is not there yet is made.
+        let Some(Ok(Some(exposed))) = directory.map(safe_file::exposure) else { continue };
+        if !matches!(exposed, Exposure::Group(_)) {
+            found.notes.push(format!("{key}: {exposed}"));
+        }
+    }
 }
 
 async fn inspect_addresses(plan: &Plan, found: &mut Findings) {

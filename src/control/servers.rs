@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::inherit::Inheritance;
 use super::*;
+use crate::safe_file;
 
 /// The admin servers.
 #[derive(Default)]
@@ -100,6 +101,15 @@ impl Admin {
                 None => admin::open_socket(path).and_then(tokio::net::UnixListener::into_std),
             };
             let server = Server::new(path.clone(), listener.map_err(refused)?, inherited);
+            let directory =
+                path.parent().and_then(|directory| safe_file::exposure(directory).ok()?);
+            if let Some(exposed @ safe_file::Exposure::Everybody(_)) = directory {
+                tracing::warn!(
+                    "admin.socket: another user could listen on {} while this process does not: \
+                     {exposed}",
+                    path.display()
+                );
+            }
             opened.socket = Some(server);
         }
         Ok(opened)
@@ -175,7 +185,11 @@ impl Admin {
             return;
         }
         let path = &server.at;
-        if let Err(error) = std::fs::remove_file(path) {
+        let found = std::fs::symlink_metadata(path).map(|found| found.file_type());
+        if found.is_ok_and(|found| !std::os::unix::fs::FileTypeExt::is_socket(&found)) {
+            // Whatever it is, it has been put there by somebody else.
+            tracing::warn!(path = %path.display(), "no admin socket there any more: left as it is");
+        } else if let Err(error) = std::fs::remove_file(path) {
             tracing::warn!(%error, path = %path.display(), "cannot remove the admin socket");
         }
     }

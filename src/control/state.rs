@@ -3,13 +3,13 @@
 //! [`Control`](super::Control) changes it only after the file has it: a change that cannot be kept is
 //! refused, and nothing has happened. Without `runtime.state_dir` it ends with the process. The file is
 //! replaced as a whole (written beside it, synced, renamed), so that whatever happens it is the old
-//! one or the new one. One that cannot be understood is set aside and told of, and never keeps the
-//! gateway from starting.
+//! one or the new one. One that cannot be understood, or that others may have written, is set aside and
+//! told of, and never keeps the gateway from starting. A directory that others may write to is warned of
+//! and used: see [`safe_file`] for what they cannot do there.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -19,6 +19,7 @@ use crate::admin::status::{NodeDrain, Set};
 use crate::config::plan::Plan;
 use crate::control::addresses::is_made_of;
 use crate::health::Admin;
+use crate::safe_file;
 
 /// Name of the file.
 const FILE: &str = "state.json";
@@ -186,9 +187,18 @@ fn doubt(directory: &Path) -> Option<String> {
     let writable = |path: &Path| nix::unistd::access(path, nix::unistd::AccessFlags::W_OK);
     match fs::metadata(directory) {
         Ok(found) if !found.is_dir() => Some("it is not a directory".to_owned()),
-        Ok(_) => writable(directory).err().map(|error| {
-            format!("{}: what operators set cannot be kept, and is refused", error.desc())
-        }),
+        Ok(_) => match (writable(directory), safe_file::exposure(directory)) {
+            (Err(error), _) => {
+                let refused = "what operators set cannot be kept, and is refused";
+                Some(format!("{}: {refused}", error.desc()))
+            }
+            // It is used all the same (volumes of containers are like that): what others put there is
+            // neither followed nor read. What they cannot be kept from is taking away.
+            (Ok(()), Ok(Some(exposed))) => {
+                Some(format!("{exposed}: what operators have set could be removed"))
+            }
+            (Ok(()), _) => None,
+        },
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let above = directory.ancestors().skip(1).find(|above| above.exists())?;
             writable(above).err().map(|error| {
@@ -233,16 +243,9 @@ fn load(path: &Path) -> Kept {
 
 fn read(path: &Path) -> io::Result<Written> {
     let invalid = |error: String| io::Error::new(io::ErrorKind::InvalidData, error);
-    let file = File::open(path)?;
-    if file.metadata()?.len() > LARGEST {
-        return Err(invalid(format!("it is larger than {} MiB", LARGEST >> 20)));
-    }
-    let written: Written = serde_json::from_reader(io::BufReader::new(file)).map_err(|error| {
-        match error.io_error_kind() {
-            Some(kind) => io::Error::from(kind),
-            None => invalid(error.to_string()),
-        }
-    })?;
+    let text = safe_file::read(path, LARGEST)?;
+    let written: Written =
+        serde_json::from_slice(&text).map_err(|error| invalid(error.to_string()))?;
     let known = |set: &Set| matches!(set.state.as_deref(), None | Some("draining" | "disabled"));
     let odd = written.kept.iter().find(|(_, _, set)| !known(set));
     let odd = odd.map(|(pool, backend, _)| format!("the state of {pool}/{backend} is none"));
@@ -251,22 +254,8 @@ fn read(path: &Path) -> io::Result<Written> {
 
 /// Replaces the file, for good: it survives a crash of the host from here on.
 fn save(directory: &Path, text: &[u8]) -> io::Result<()> {
-    fs::create_dir_all(directory)?;
-    let (path, new) = (directory.join(FILE), directory.join(format!("{FILE}.new")));
-    let written = (|| {
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(text)?;
-        file.write_all(b"\n")?;
-        file.sync_all()?;
-        fs::rename(&new, &path)?;
-        File::open(directory)?.sync_all()
-    })();
-    if written.is_err() {
-        // It may not have been made; and if it cannot be removed, the next change replaces it.
-        let _ = fs::remove_file(&new);
-    }
-    written
+    safe_file::create_directory(directory, 0o700)?;
+    safe_file::replace(&directory.join(FILE), &[text, b"\n"].concat())
 }
 
 #[cfg(test)]

@@ -3,13 +3,15 @@
 //! Only the thread that writes uses a sink, but for opening it the first time. Writing may take as
 //! long as a disk takes; nothing here is ever done by a worker or by the control thread.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
+
+use crate::safe_file;
 
 /// How long a stream that takes nothing, and does not block, is left alone.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -49,10 +51,11 @@ impl Sink {
 
     /// The file at `path`, which the configuration has under `key`; made if it is not there.
     ///
-    /// Fails if it cannot be opened for appending, or is a directory, a FIFO or a socket.
+    /// Fails if it cannot be opened for appending, is a directory, a FIFO or a socket, or a link or a
+    /// file that somebody else may have put there (see [`safe_file::append`]).
     pub fn file(key: &str, path: &Path) -> io::Result<Self> {
         let name = format!("{key} {}", path.display());
-        Ok(Self::new(name, Some(path.to_owned()), open(path)?))
+        Ok(Self::new(name, Some(path.to_owned()), safe_file::append(path)?))
     }
 
     fn new(name: String, path: Option<PathBuf>, open: File) -> Self {
@@ -126,7 +129,7 @@ impl Sink {
         {
             return;
         }
-        match open(path) {
+        match safe_file::append(path) {
             Ok(file) => {
                 self.open = Some(file);
                 self.torn = false;
@@ -154,22 +157,6 @@ pub fn count(lines: &[u8]) -> u64 {
     lines.iter().filter(|&&byte| byte == b'\n').count() as u64
 }
 
-/// Appending, so that a file that was truncated (copytruncate) goes on at its beginning, and never
-/// waiting for the other end of a FIFO.
-fn open(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o640)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)?;
-    let kind = file.metadata()?.file_type();
-    if kind.is_file() || kind.is_char_device() {
-        return Ok(file);
-    }
-    Err(io::Error::new(ErrorKind::InvalidInput, "not a regular file"))
-}
-
 /// Writes until an error. Returns what has not been written.
 fn write<'a>(file: &mut File, lines: &'a [u8]) -> (&'a [u8], io::Result<()>) {
     let mut rest = lines;
@@ -187,7 +174,7 @@ fn write<'a>(file: &mut File, lines: &'a [u8]) -> (&'a [u8], io::Result<()>) {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::{self, OpenOptions};
 
     use tempfile::TempDir;
 

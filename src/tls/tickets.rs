@@ -14,6 +14,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -68,7 +69,9 @@ impl Secret {
         // With room for all of it, so that it is not left behind in memory that was outgrown.
         let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_SECRET_LEN + 2));
         // Bounded, as the file may be /dev/urandom.
-        File::open(file)?.take(MAX_SECRET_LEN as u64 + 1).read_to_end(&mut bytes)?;
+        // Nor is a FIFO waited for.
+        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(file)?;
+        file.take(MAX_SECRET_LEN as u64 + 1).read_to_end(&mut bytes)?;
         Self::from_bytes(&bytes)
     }
 

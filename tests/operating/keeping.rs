@@ -1,6 +1,11 @@
 //! What operators set outlives the process.
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::Path;
+
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 use super::{done, order, run};
 use crate::harness::{Config, Gateway, Launch, Server, eventually, unused_address, visit};
@@ -123,4 +128,86 @@ fn a_state_directory_that_cannot_be_made_is_a_warning_until_a_change_is_asked_fo
     let (code, _, err) = run(&gateway, &["disable", "app/a"]);
     assert_eq!(code, 71, "{err}");
     assert_eq!(gateway.backend("a")["state"], "unchecked");
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// What somebody else could put where the file is, or is written first.
+#[test]
+fn what_others_have_put_into_the_state_directory_is_neither_followed_nor_waited_for() {
+    type Spoil = fn(&Path, &Path);
+    let spoilt: [Spoil; 3] = [
+        |place, other| symlink(other, place).unwrap(),
+        |place, _| mkfifo(place, Mode::S_IRWXU).unwrap(),
+        |place, _| fs::create_dir(place).unwrap(),
+    ];
+    let servers = ["a", "b"].map(Server::named);
+    for spoil in spoilt {
+        let directory = tempfile::tempdir().unwrap();
+        let (state, other) = (directory.path().join("state"), directory.path().join("other"));
+        fs::create_dir(&state).unwrap();
+        fs::write(&other, "precious").unwrap();
+        spoil(&state.join("state.json"), &other);
+        spoil(&state.join("state.json.new"), &other);
+        let gateway = Gateway::start(config(&servers).runtime(&format!("state_dir = {state:?}")));
+        gateway.await_log("the state file is of no use");
+        done(&gateway, &["drain", "app/a"]);
+        let found = fs::symlink_metadata(state.join("state.json")).unwrap();
+        assert!(found.is_file());
+        assert_eq!(found.permissions().mode() & 0o7777, 0o600);
+        assert_eq!(fs::read_to_string(&other).unwrap(), "precious");
+        assert_eq!(gateway.start_again().backend("a")["state"], "draining");
+    }
+}
+
+/// A volume of a container is often like that.
+#[test]
+fn a_state_directory_that_everybody_may_write_to_is_warned_of_and_what_others_put_there_is_not_read()
+ {
+    let servers = ["a", "b"].map(Server::named);
+    let directory = tempfile::tempdir().unwrap();
+    let (path, file) = (directory.path(), directory.path().join("state.json"));
+    let planted = r#"{"version": 1, "backends": {"app": {"a": {"state": "disabled", "by": "x",
+        "since": "y"}}}}"#;
+    let is_root = nix::unistd::geteuid().is_root();
+    for mode in [0o777, 0o1777] {
+        fs::write(&file, planted).unwrap();
+        // As somebody else could have written it, or be about to.
+        match is_root {
+            true => chown(&file, Some(12345), None).unwrap(),
+            false => set_mode(&file, 0o666),
+        }
+        set_mode(path, mode);
+        let gateway = Gateway::start(config(&servers).runtime(&format!("state_dir = {path:?}")));
+        gateway.await_log("is writable by all users (chmod o-w ");
+        gateway.await_log("the state file is of no use");
+        assert_eq!(gateway.backend("a")["state"], "unchecked", "what is planted is not read");
+        done(&gateway, &["drain", "app/b"]);
+        let gateway = gateway.start_again();
+        assert_eq!(gateway.backend("b")["state"], "draining", "its own is");
+    }
+}
+
+/// Whatever the mask: what the gateway makes is for itself.
+#[test]
+fn what_is_made_has_a_mode_of_its_own_whatever_the_umask() {
+    let servers = ["a", "b"].map(Server::named);
+    for mask in ["0", "077"] {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("var/state");
+        let log = directory.path().join("log");
+        let config = config(&servers).runtime(&format!("state_dir = {state:?}"));
+        let umask = format!("umask {mask}; exec \"$@\"");
+        let launch = Launch::new(config).under(&["sh", "-c", &umask, "sh"]);
+        let gateway = launch.log(&format!("log.access_file = {log:?}")).start();
+        done(&gateway, &["drain", "app/a"]);
+        let mode = |path: &Path| fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(&state), 0o700, "{mask}");
+        assert_eq!(mode(&state.join("state.json")), 0o600, "{mask}");
+        assert_eq!(mode(state.parent().unwrap()), 0o755, "{mask}");
+        assert_eq!(mode(&gateway.config_path().with_file_name("admin.sock")), 0o600, "{mask}");
+        assert_eq!(mode(&log) & 0o027, 0, "{mask}");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -112,7 +113,8 @@ impl Directory {
     /// Makes one for a part of the demo.
     pub fn new(part: &str) -> io::Result<Self> {
         let path = env::temp_dir().join(format!("lockgate-demo-{}{part}", std::process::id()));
-        fs::create_dir(&path)?;
+        // For nobody else, whatever the umask: configurations and admin sockets are in it.
+        fs::DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Self(path))
     }
 

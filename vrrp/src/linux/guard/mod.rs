@@ -64,6 +64,8 @@ impl Guard {
         setsockopt(&socket, sockopt::SndBuf, &(1 << 20))?;
         let child = Command::new("/proc/self/exe")
             .args(arguments)
+            // It needs nothing of what this process was told by its environment.
+            .env_clear()
             .stdin(Stdio::from(other))
             .stdout(Stdio::null())
             .spawn()?;
