@@ -1,6 +1,7 @@
 //! Backends that are given by name: resolved at the start and whenever an answer has expired.
 
 mod each;
+mod unreachable;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
