@@ -4,6 +4,7 @@ mod entry;
 mod reach;
 
 use std::future::poll_fn;
+use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -16,6 +17,7 @@ use metrics::Histogram;
 use crate::event_loop::{Interest, Watched};
 use crate::pool::{Backend, Pool};
 use crate::proto::client_hello;
+use crate::proto::first_bytes::{self, FirstBytes};
 use crate::proto::proxy_protocol::Version;
 use crate::record::{Id, Record, TlsFacts};
 use crate::redirect::{self, Challenges, Outcome};
@@ -60,7 +62,10 @@ async fn live(mut session: Session) {
         return session.end(reason);
     }
     let reason = match &listener.protocol {
-        Protocol::Tcp => session.pass(&listener).await,
+        Protocol::Tcp => match listener.first_bytes_timeout {
+            None => session.pass(&listener).await,
+            Some(patience) => Box::pin(session.pass_by_first_bytes(&listener, patience)).await,
+        },
         // Boxed: it is large, and all others would carry the room for it.
         Protocol::Tls { server, handshake_seconds } => {
             Box::pin(session.terminate(&listener, server, handshake_seconds)).await
@@ -101,6 +106,8 @@ struct Session {
     bytes: (u64, u64),
     close_notify: Option<bool>,
     reason: Reason,
+    /// What it has said first, where a route asks for it.
+    first_bytes: Option<FirstBytes>,
     at: Instant,
     id: Id,
     /// How it came in, where there is something to tell of it.
@@ -124,6 +131,7 @@ impl Session {
             bytes: (0, 0),
             close_notify: None,
             reason: Reason::Drained,
+            first_bytes: None,
             at: accepted.at,
             id: accepted.id,
             entry: None,
@@ -151,7 +159,7 @@ impl Session {
 
     /// Relays what the client sends as it is.
     async fn pass(&mut self, listener: &Listener) -> Reason {
-        let Some(pool) = &listener.pool else {
+        let Some(pool) = pool_by_address(listener, self.client.ip()) else {
             return Reason::NoRoute;
         };
         if self.entry.as_ref().is_some_and(|entry| entry.client.is_some()) {
@@ -182,6 +190,46 @@ impl Session {
         let reset = ResetOnDrop::new(&client);
         let mut relay = Relay::starting_with(self.said(), false);
         self.carry(listener, pool, &mut Plain(&client), &mut relay, reset).await
+    }
+
+    /// Relays what the client sends as it is, to where the first of it leads.
+    async fn pass_by_first_bytes(&mut self, listener: &Listener, patience: Duration) -> Reason {
+        let Some(client) = self.watch_client() else {
+            return Reason::ClientReset;
+        };
+        let reset = ResetOnDrop::new(&client);
+        let mut first = self.said();
+        let Ok((kind, ended)) = self.tell_apart(&client, &mut first, patience).await else {
+            return Reason::ClientReset;
+        };
+        let from = Whence { client: self.client.ip(), first_bytes: Some(kind) };
+        let Some(pool) = listener.route(&from.asking(None, &[])) else {
+            return Reason::NoRoute;
+        };
+        let mut relay = Relay::starting_with(first, ended);
+        self.carry(listener, pool, &mut Plain(&client), &mut relay, reset).await
+    }
+
+    /// Reads until it is settled what the client says first, for `patience` at most, and whether
+    /// nothing follows.
+    ///
+    /// Fails if the client is gone.
+    async fn tell_apart(
+        &mut self,
+        client: &Watched<TcpStream>,
+        first: &mut Vec<u8>,
+        patience: Duration,
+    ) -> io::Result<(FirstBytes, bool)> {
+        let mut reader = first_bytes::Reader::new();
+        let deadline = self.local.events.now() + patience;
+        let reading = gather(client, first, |bytes, ended| match reader.advance(bytes) {
+            None if ended => Some((FirstBytes::unsettled(bytes), true)),
+            kind => kind.map(|kind| (kind, ended)),
+        });
+        let told = self.local.events.until(deadline, reading).await.transpose()?;
+        let (kind, ended) = told.unwrap_or_else(|| (FirstBytes::unsettled(first), false));
+        self.first_bytes = Some(kind);
+        Ok((kind, ended))
     }
 
     /// Ends TLS here, and relays what is within.
@@ -226,27 +274,43 @@ impl Session {
             return Reason::ClientReset;
         };
         let reset = ResetOnDrop::new(&client);
-        let from = self.client.ip();
-        let (mut first, mut reader) = (self.said(), client_hello::Reader::new());
-        let reading = gather(&client, &mut first, |bytes, ended| {
-            hear(listener, from, &reader.advance(bytes), ended)
-        });
-        let heard = match self.local.events.until(self.at + listener.client_timeout, reading).await
-        {
-            Some(Ok(heard)) => heard,
-            Some(Err(_gone)) => return Reason::ClientReset,
-            None => {
-                let asked = Asked { server_name: None, protocols: &[], client: from };
-                let pool = listener.route(&asked).cloned();
-                Heard { what: Hello::TooSlow, name: None, pool, ended: false }
-            }
+        let mut first = self.said();
+        let told = match listener.first_bytes_timeout {
+            None => None,
+            Some(patience) => match self.tell_apart(&client, &mut first, patience).await {
+                Ok(told) => Some(told),
+                Err(_gone) => return Reason::ClientReset,
+            },
         };
+        let is_tls = told.is_none_or(|(kind, _)| kind == FirstBytes::Tls);
+        let from = Whence { client: self.client.ip(), first_bytes: told.map(|(kind, _)| kind) };
+        let heard = if is_tls {
+            let mut reader = client_hello::Reader::new();
+            let reading = gather(&client, &mut first, |bytes, ended| {
+                hear(listener, from, &reader.advance(bytes), ended)
+            });
+            let deadline = self.at + listener.client_timeout;
+            match self.local.events.until(deadline, reading).await {
+                Some(Ok(heard)) => Some(heard),
+                Some(Err(_gone)) => return Reason::ClientReset,
+                None => None,
+            }
+        } else {
+            // It is something else, and no ClientHello is worth waiting for.
+            let ended = told.is_some_and(|(_, ended)| ended);
+            hear(listener, from, &client_hello::parse(&first), ended)
+        };
+        let heard = heard.unwrap_or_else(|| {
+            let pool = listener.route(&from.asking(None, &[])).cloned();
+            Heard { what: Hello::TooSlow, name: None, pool, ended: false }
+        });
         listener.meters.stats.of(self.local.index).hellos.of(heard.what as usize).add(1);
         self.tls = heard
             .name
             .map(|name| Box::new(TlsFacts { server_name: Some(name), ..TlsFacts::default() }));
         let Some(pool) = heard.pool else {
             return match heard.what {
+                _ if !is_tls => Reason::NoRoute,
                 Hello::Named | Hello::Unnamed => Reason::NoRoute,
                 Hello::TooSlow => Reason::ClientTimeout,
                 _ => Reason::BadClientHello,
@@ -497,8 +561,30 @@ fn route_of<'a>(
     if listener.routes.is_empty() {
         return listener.pool.as_ref();
     }
-    let protocols = hello.protocols();
-    listener.route(&Asked { server_name: hello.server_name(), protocols: &protocols, client })
+    let from = Whence { client, first_bytes: None };
+    listener.route(&from.asking(hello.server_name(), &hello.protocols()))
+}
+
+/// Where a client goes of which nothing but its address is looked at.
+fn pool_by_address(listener: &Listener, client: IpAddr) -> Option<&Arc<Pool>> {
+    if listener.routes.is_empty() {
+        return listener.pool.as_ref();
+    }
+    listener.route(&Whence { client, first_bytes: None }.asking(None, &[]))
+}
+
+/// What is known of a client before its ClientHello.
+#[derive(Clone, Copy)]
+struct Whence {
+    client: IpAddr,
+    first_bytes: Option<FirstBytes>,
+}
+
+impl Whence {
+    /// A client that asks for this.
+    fn asking<'a>(self, server_name: Option<&'a str>, protocols: &'a [&'a [u8]]) -> Asked<'a> {
+        Asked { server_name, protocols, client: self.client, first_bytes: self.first_bytes }
+    }
 }
 
 /// What a client has said where a ClientHello was due, and what of it decides where it goes.
@@ -511,10 +597,10 @@ struct Heard {
 }
 
 /// Judges what has been read of a client; `None` = there is too little of it yet. What is no
-/// ClientHello is routed by its address alone.
+/// ClientHello is routed by what is known besides.
 fn hear(
     listener: &Listener,
-    client: IpAddr,
+    from: Whence,
     parsed: &client_hello::Parsed<'_>,
     ended: bool,
 ) -> Option<Heard> {
@@ -531,7 +617,7 @@ fn hear(
         Parsed::Invalid(Bad::Malformed) => Hello::Malformed,
         Parsed::Invalid(Bad::TooLarge) => Hello::TooLarge,
     };
-    let pool = listener.route(&Asked { server_name, protocols: &protocols, client }).cloned();
+    let pool = listener.route(&from.asking(server_name, &protocols)).cloned();
     Some(Heard { what, name: server_name.map(Into::into), pool, ended })
 }
 

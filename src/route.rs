@@ -1,10 +1,13 @@
-//! Which pool a client gets, by what its ClientHello asks for and where it comes from.
+//! Which pool a client gets, by what it says first, what its ClientHello asks for and where it comes
+//! from.
 //!
 //! Pure. The first route whose every condition is met wins; a condition that names nothing is
 //! always met.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+
+use crate::proto::first_bytes::FirstBytes;
 
 /// What is known of a client when it is routed.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +18,8 @@ pub struct Asked<'a> {
     pub protocols: &'a [&'a [u8]],
     /// Its address.
     pub client: IpAddr,
+    /// What it said first; `None` = nobody has looked, because no route asks for it.
+    pub first_bytes: Option<FirstBytes>,
 }
 
 /// Routes, in the order in which they are tried.
@@ -30,6 +35,11 @@ impl<T> Routes<T> {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether any of them asks for what a client says first.
+    pub fn ask_for_first_bytes(&self) -> bool {
+        self.0.iter().any(|route| route.first_bytes.is_some())
     }
 
     /// Where the first route leads that matches.
@@ -51,6 +61,12 @@ pub struct Route<T> {
     names: HashSet<Box<str>>,
     /// Names that stand for any with one label more.
     parents: HashSet<Box<str>>,
+    /// Names that stand for all below them.
+    ancestors: HashSet<Box<str>>,
+    /// Any name will do.
+    any_name: bool,
+    /// What a client may say first, by its discriminant; `None` = anything.
+    first_bytes: Option<[bool; FirstBytes::ALL.len()]>,
     protocols: Box<[Box<[u8]>]>,
     networks: Box<[Network]>,
     target: T,
@@ -62,6 +78,9 @@ impl<T> Route<T> {
         Self {
             names: HashSet::new(),
             parents: HashSet::new(),
+            ancestors: HashSet::new(),
+            any_name: false,
+            first_bytes: None,
             protocols: Box::default(),
             networks: Box::default(),
             target,
@@ -79,6 +98,24 @@ impl<T> Route<T> {
         self.parents.insert(parent.into());
     }
 
+    /// Only for those who ask for a name with any number of labels before this one, one at least.
+    /// Further names widen it.
+    pub fn far_below(&mut self, ancestor: &str) {
+        self.ancestors.insert(ancestor.into());
+    }
+
+    /// Only for those who ask for a name, whichever it is.
+    pub fn any_name(&mut self) {
+        self.any_name = true;
+    }
+
+    /// Only for those who say one of these first, if there are any.
+    pub fn first_bytes(&mut self, kinds: impl IntoIterator<Item = FirstBytes>) {
+        for kind in kinds {
+            self.first_bytes.get_or_insert_default()[kind as usize] = true;
+        }
+    }
+
     /// Only for those who offer one of these protocols, if there are any.
     pub fn protocols<'a>(&mut self, protocols: impl IntoIterator<Item = &'a [u8]>) {
         self.protocols = protocols.into_iter().map(Into::into).collect();
@@ -90,7 +127,8 @@ impl<T> Route<T> {
     }
 
     fn matches(&self, asked: &Asked<'_>) -> bool {
-        self.matches_name(asked.server_name)
+        self.matches_first_bytes(asked.first_bytes)
+            && self.matches_name(asked.server_name)
             && (self.protocols.is_empty()
                 || asked
                     .protocols
@@ -101,7 +139,11 @@ impl<T> Route<T> {
     }
 
     fn matches_name(&self, name: Option<&str>) -> bool {
-        if self.names.is_empty() && self.parents.is_empty() {
+        let asks_for_none = self.names.is_empty()
+            && self.parents.is_empty()
+            && self.ancestors.is_empty()
+            && !self.any_name;
+        if asks_for_none {
             return true;
         }
         let Some(name) = name else {
@@ -109,7 +151,35 @@ impl<T> Route<T> {
         };
         let below =
             |(label, parent): (&str, &str)| !label.is_empty() && self.parents.contains(parent);
-        self.names.contains(name) || name.split_once('.').is_some_and(below)
+        self.any_name
+            || self.names.contains(name)
+            || name.split_once('.').is_some_and(below)
+            || self.is_far_below(name)
+    }
+
+    fn is_far_below(&self, name: &str) -> bool {
+        if self.ancestors.is_empty() {
+            return false;
+        }
+        let mut rest = name;
+        while let Some((label, ancestor)) = rest.split_once('.') {
+            if label.is_empty() {
+                return false;
+            }
+            if self.ancestors.contains(ancestor) {
+                return true;
+            }
+            rest = ancestor;
+        }
+        false
+    }
+
+    fn matches_first_bytes(&self, said: Option<FirstBytes>) -> bool {
+        match (&self.first_bytes, said) {
+            (None, _) => true,
+            (Some(kinds), Some(said)) => kinds[said as usize],
+            (Some(_), None) => false,
+        }
     }
 }
 
@@ -144,7 +214,8 @@ mod tests {
     use super::*;
 
     fn asked<'a>(name: Option<&'a str>, protocols: &'a [&'a [u8]], client: &str) -> Asked<'a> {
-        Asked { server_name: name, protocols, client: client.parse().unwrap() }
+        let client = client.parse().unwrap();
+        Asked { server_name: name, protocols, client, first_bytes: None }
     }
 
     fn network(text: &str) -> Network {
@@ -179,6 +250,60 @@ mod tests {
         assert_eq!(find(Some(".wild.test"), &[], "11.0.0.1"), None);
         assert_eq!(find(None, &[b"http/1.1", b"h2"], "11.0.0.1"), Some(3));
         assert_eq!(find(None, &[], "10.0.0.1"), None);
+    }
+
+    #[test]
+    fn names_at_any_depth() {
+        let mut deep = Route::to(1);
+        deep.far_below("a.test");
+        let mut any = Route::to(2);
+        any.any_name();
+        let routes = Routes::new([named(&["exact.test"], &["wild.test"], 0), deep, any]);
+        let find = |name| routes.find(&asked(name, &[], "10.0.0.1")).copied();
+        for (name, target) in [
+            ("exact.test", 0),
+            ("x.wild.test", 0),
+            ("x.y.wild.test", 2),
+            ("x.a.test", 1),
+            ("x.y.z.a.test", 1),
+            ("a.test", 2),
+            ("xa.test", 2),
+            ("x.a.test.other", 2),
+            ("test", 2),
+            (".a.test", 2),
+        ] {
+            assert_eq!(find(Some(name)), Some(target), "{name}");
+        }
+        assert_eq!(find(None), None);
+    }
+
+    #[test]
+    fn what_a_client_says_first() {
+        let mut ssh = Route::to(1);
+        ssh.first_bytes([FirstBytes::Ssh, FirstBytes::Nothing]);
+        let mut near = Route::to(2);
+        near.first_bytes([FirstBytes::Http]);
+        near.networks([network("10.0.0.0/8")]);
+        let mut by_name = named(&["a.test"], &[], 3);
+        by_name.first_bytes([FirstBytes::Tls]);
+        let routes = Routes::new([ssh, near, by_name]);
+        assert!(routes.ask_for_first_bytes());
+        assert!(!Routes::new([Route::to(0)]).ask_for_first_bytes());
+        let find = |first_bytes, name, client| {
+            let asked = Asked { first_bytes, ..asked(name, &[], client) };
+            routes.find(&asked).copied()
+        };
+        for kind in FirstBytes::ALL {
+            let expected = match kind {
+                FirstBytes::Ssh | FirstBytes::Nothing => Some(1),
+                FirstBytes::Http => Some(2),
+                _ => None,
+            };
+            assert_eq!(find(Some(kind), None, "10.0.0.1"), expected, "{kind:?}");
+        }
+        assert_eq!(find(Some(FirstBytes::Http), None, "11.0.0.1"), None);
+        assert_eq!(find(Some(FirstBytes::Tls), Some("a.test"), "11.0.0.1"), Some(3));
+        assert_eq!(find(None, Some("a.test"), "10.0.0.1"), None);
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub struct Listener {
     pub bind: Vec<SocketAddr>,
     /// What clients speak.
     pub protocol: Protocol,
-    /// Where connections go, by what their ClientHello says.
+    /// Where connections go, by what they say first and where they come from.
     pub routes: Routes<Arc<Pool>>,
     /// Where those go that no route is for; `None` = they are refused.
     pub pool: Option<Arc<Pool>>,
@@ -45,6 +45,9 @@ pub struct Listener {
     pub guard: Option<Guard>,
     /// Longest time from accept to the end of the PROXY header and of the TLS handshake.
     pub client_timeout: Duration,
+    /// Longest time that the first bytes of a client are waited for, where a route asks for them;
+    /// `None` = none does.
+    pub first_bytes_timeout: Option<Duration>,
     /// How long its connections may be silent.
     pub limits: Limits,
     /// What one generation hands on to the next.

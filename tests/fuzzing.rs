@@ -119,6 +119,22 @@ fn any_client_hello() {
 }
 
 #[test]
+fn any_first_bytes() {
+    let pieces: [&[u8]; 7] = [
+        b"\r\n",
+        b" HTTP/1.1",
+        b"SSH-",
+        b"PROXY ",
+        b"\r\n\r\n\0\r\nQUIT\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        &[22, 3, 1, 0, 200, 1],
+    ];
+    let files =
+        ["tests/corpus/client_hello", "tests/corpus/http_head", "tests/corpus/proxy_header"];
+    ask(bodies::first_bytes::any, &corpus(&files), &pieces, 17_000, 20_000);
+}
+
+#[test]
 fn any_http_head() {
     let pieces: [&[u8]; 8] = [
         b"\r\n",

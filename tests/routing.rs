@@ -2,6 +2,7 @@
 
 mod challenges;
 mod choosing;
+mod first_bytes;
 mod hellos;
 mod passing;
 mod redirecting;

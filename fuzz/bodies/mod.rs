@@ -9,6 +9,7 @@
 pub mod certificate;
 pub mod client_hello;
 pub mod config;
+pub mod first_bytes;
 pub mod http_head;
 pub mod proxy_header;
 

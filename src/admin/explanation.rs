@@ -17,6 +17,9 @@ pub struct Question {
     /// The application protocols that it offers, separated by commas.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alpn: Option<String>,
+    /// What it says first, as in `first_bytes` of a route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_bytes: Option<String>,
 }
 
 /// Where a connection would go at this moment.
@@ -32,6 +35,10 @@ pub struct Explanation {
     pub sni: Option<String>,
     /// The protocols that it offers.
     pub alpn: Vec<String>,
+    /// What it says first: the one that was asked about, or `tls` for one that asks for a name or
+    /// offers protocols; `null` = nothing was said of it, and no route that asks for it matches.
+    #[serde(default)]
+    pub first_bytes: Option<String>,
     /// The rule that decides, in words.
     pub rule: String,
     /// The number of the route in the file, from 1; `null` = none matched, or none was asked.

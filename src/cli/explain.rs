@@ -14,7 +14,12 @@ use crate::{config, control};
 pub fn explain(gateway: &Gateway, question: &Question, json: bool) -> Result<(), Error> {
     let socket = gateway.socket()?;
     let mut target = format!("/v1/explain?listener={}", client::escape(&question.listener));
-    let options = [("client", &question.client), ("sni", &question.sni), ("alpn", &question.alpn)];
+    let options = [
+        ("client", &question.client),
+        ("sni", &question.sni),
+        ("alpn", &question.alpn),
+        ("first_bytes", &question.first_bytes),
+    ];
     for (name, value) in options {
         if let Some(value) = value {
             // Writing to a string cannot fail.
@@ -55,6 +60,9 @@ fn screen(told: &Explanation, color: bool) -> String {
         ("listener", format!("{} ({})", told.listener, told.protocol)),
         ("client", told.client.clone()),
     ];
+    if let Some(kind) = &told.first_bytes {
+        lines.push(("first", kind.clone()));
+    }
     if let Some(name) = &told.sni {
         lines.push(("sni", name.clone()));
     }

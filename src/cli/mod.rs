@@ -228,6 +228,9 @@ enum Command {
         /// The application protocols that it offers, separated by commas
         #[arg(long, value_name = "P")]
         alpn: Option<String>,
+        /// What it says first: tls, http, ssh, proxy, other or none, as in first_bytes of a route
+        #[arg(long, value_name = "KIND")]
+        first_bytes: Option<String>,
         #[command(flatten)]
         gateway: Gateway,
         /// As JSON, the same as GET /v1/explain
@@ -362,8 +365,9 @@ pub fn main() -> ExitCode {
             change::handover(&gateway, Handover { back, force }, json)
         }
         Command::Upgrade { gateway, json } => change::upgrade(&gateway, json),
-        Command::Explain { listener, client, sni, alpn, gateway, json } => {
-            explain::explain(&gateway, &Question { listener, client, sni, alpn }, json)
+        Command::Explain { listener, client, sni, alpn, first_bytes, gateway, json } => {
+            let question = Question { listener, client, sni, alpn, first_bytes };
+            explain::explain(&gateway, &question, json)
         }
         Command::Top { gateway, options } => top::top(&gateway, options),
         Command::Import(wish) => import::import(&wish),

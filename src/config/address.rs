@@ -75,18 +75,21 @@ pub(super) fn parse_server_name(text: &str) -> Result<String, Problem> {
     parse_host_name(text)
 }
 
-/// Reads the names that a route is for: one, or `*.` and the name above them.
+/// Reads the names that a route is for: one, `*.` or `**.` and the name above them, or `*` for any.
 pub(super) fn parse_sni_pattern(text: &str) -> Result<SniPattern, Problem> {
     if text == "*" {
-        return Err(Problem::new("'*' alone is every name").help("leave 'sni' out to match all"));
+        return Ok(SniPattern::Any);
     }
-    let (parent, pattern): (_, fn(String) -> SniPattern) = match text.strip_prefix("*.") {
-        Some(parent) => (parent, SniPattern::Wildcard),
-        None => (text, SniPattern::Exact),
+    let (parent, pattern): (_, fn(String) -> SniPattern) = match text.split_once('.') {
+        Some(("*", parent)) => (parent, SniPattern::Wildcard),
+        Some(("**", ancestor)) => (ancestor, SniPattern::Below),
+        _ => (text, SniPattern::Exact),
     };
     if parent.contains('*') {
         let message = format!("{} has a '*' that is not its whole first label", quote(text));
-        return Err(Problem::new(message).help("write \"*.example.com\""));
+        let help =
+            "write \"*.example.com\", \"**.example.com\" for any depth, or \"*\" for any name";
+        return Err(Problem::new(message).help(help));
     }
     parse_server_name(parent).map(pattern)
 }
@@ -340,16 +343,23 @@ mod tests {
             ("Example.COM.", "example.com"),
             ("*.Example.com", "*.example.com"),
             ("*.com", "*.com"),
+            ("**.Example.com.", "**.example.com"),
+            ("*", "*"),
             ("localhost", "localhost"),
         ] {
             assert_eq!(parse_sni_pattern(text).unwrap().to_string(), shown);
         }
         let wildcard = SniPattern::Wildcard("a.b".to_owned());
         assert_eq!(parse_sni_pattern("*.A.b"), Ok(wildcard));
+        assert_eq!(parse_sni_pattern("**.A.b"), Ok(SniPattern::Below("a.b".to_owned())));
+        assert_eq!(parse_sni_pattern("*"), Ok(SniPattern::Any));
         for (text, message) in [
             ("", "a name is missing"),
-            ("*", "'*' alone is every name"),
             ("*.", "a name is missing"),
+            ("**.", "a name is missing"),
+            ("**", "'**' has a '*' that is not its whole first label"),
+            ("***.b", "'***.b' has a '*' that is not its whole first label"),
+            ("**.*.b", "'**.*.b' has a '*' that is not its whole first label"),
             (".a", "'.a' is not a host name: a label is empty"),
             ("*a.b", "'*a.b' has a '*' that is not its whole first label"),
             ("*.*.b", "'*.*.b' has a '*' that is not its whole first label"),

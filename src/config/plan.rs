@@ -10,6 +10,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::proto::first_bytes::FirstBytes;
 pub use guard::{Guard, Listed, SendProxy};
 pub use vrrp::{Node, TrackedPool, Vrrp};
 
@@ -137,8 +138,8 @@ pub struct Listener {
     pub bind: Vec<SocketAddr>,
     /// What becomes of a connection.
     pub protocol: Protocol,
-    /// `[[listener.route]]`: the first that matches decides. At most 10,000, and none unless the
-    /// protocol is `tls` or `tls_passthrough`.
+    /// `[[listener.route]]`: the first that matches decides. At most 10,000, and none of a redirect.
+    /// With `tcp` none asks for `sni` or `alpn`, with `tls` none for `first_bytes`.
     pub routes: Vec<Route>,
     /// Where connections go that no route matches, an index into [`Plan::pools`]; `None` = refuse
     /// them. Always `None` for a redirect, which answers by itself.
@@ -150,6 +151,8 @@ pub struct Listener {
     /// Longest time until a client has said what is needed to serve it: its PROXY header,
     /// ClientHello and TLS handshake, or its request for a redirect.
     pub client_timeout: Duration,
+    /// Longest time that the first bytes of a client are waited for, where a route asks for them.
+    pub first_bytes_timeout: Duration,
     /// Longest time without a byte in either direction.
     pub idle_timeout: Duration,
     /// Longest time without a byte after one side has sent FIN.
@@ -312,6 +315,8 @@ pub struct Route {
     pub alpn: Vec<String>,
     /// The client's address is in one of these.
     pub client: Vec<Network>,
+    /// The client says one of these first, none twice.
+    pub first_bytes: Vec<FirstBytes>,
     /// Index into [`Plan::pools`].
     pub pool: usize,
 }
@@ -324,6 +329,10 @@ pub enum SniPattern {
     Exact(String),
     /// `*.` and this name: any one label before it, as in a certificate (RFC 9525, section 6.3).
     Wildcard(String),
+    /// `**.` and this name: any number of labels before it, one at least.
+    Below(String),
+    /// `*`: any name, but there has to be one.
+    Any,
 }
 
 impl fmt::Display for SniPattern {
@@ -331,6 +340,8 @@ impl fmt::Display for SniPattern {
         match self {
             Self::Exact(name) => f.write_str(name),
             Self::Wildcard(parent) => write!(f, "*.{parent}"),
+            Self::Below(ancestor) => write!(f, "**.{ancestor}"),
+            Self::Any => f.write_str("*"),
         }
     }
 }

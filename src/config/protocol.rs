@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::findings::{Problem, Spanned, quote};
 use super::plan::ServerTls;
 use super::reader::{Field, Section};
-use super::route::{Route, routes};
+use super::route::{Conditions, Route, routes};
 use super::schema::{optional, parse_file};
 use super::tls;
 use super::value::unknown_value;
@@ -40,10 +40,11 @@ enum Kind {
 const KINDS: [Kind; 4] = [Kind::Tcp, Kind::Tls, Kind::TlsPassthrough, Kind::Redirect];
 
 /// The keys that not every protocol has a use for, and the protocols that have.
-const KEYS_OF_KINDS: [(&str, &[Kind]); 5] = [
+const KEYS_OF_KINDS: [(&str, &[Kind]); 6] = [
     ("pool", &[Kind::Tcp, Kind::Tls, Kind::TlsPassthrough]),
     ("tls", &[Kind::Tls]),
-    ("route", &[Kind::Tls, Kind::TlsPassthrough]),
+    ("route", &[Kind::Tcp, Kind::Tls, Kind::TlsPassthrough]),
+    ("first_bytes_timeout", &[Kind::Tcp, Kind::TlsPassthrough]),
     ("acme_dir", &[Kind::Redirect]),
     ("acme_pool", &[Kind::Redirect]),
 ];
@@ -55,19 +56,24 @@ pub(super) fn service(section: &mut Section<'_, '_>) -> Service {
     if matches!(written, Field::Wrong) {
         section.section("tls", &known::LISTENER_TLS, tls::listener);
         redirect(section);
-        return Service { protocol: Protocol::Tcp, routes: routes(section), pool: pool(section) };
+        let routes = routes(section, Conditions::Any);
+        return Service { protocol: Protocol::Tcp, routes, pool: pool(section) };
     }
     refuse_keys_of_other_kinds(section, written.as_given());
     match written.or(Kind::Tcp) {
-        Kind::Tcp => Service { protocol: Protocol::Tcp, routes: Vec::new(), pool: pool(section) },
+        Kind::Tcp => {
+            let routes = routes(section, Conditions::WithoutHello);
+            Service { protocol: Protocol::Tcp, routes, pool: pool(section) }
+        }
         Kind::Tls => {
             let tls = section.section_or_empty("tls", &known::LISTENER_TLS, tls::listener);
             let protocol = Protocol::Tls(Box::new(tls));
-            Service { protocol, routes: routes(section), pool: pool(section) }
+            let routes = routes(section, Conditions::OfHello);
+            Service { protocol, routes, pool: pool(section) }
         }
         Kind::TlsPassthrough => {
-            let protocol = Protocol::TlsPassthrough;
-            Service { protocol, routes: routes(section), pool: pool(section) }
+            let routes = routes(section, Conditions::Any);
+            Service { protocol: Protocol::TlsPassthrough, routes, pool: pool(section) }
         }
         Kind::Redirect => {
             Service { protocol: redirect(section), routes: Vec::new(), pool: Field::Absent }
@@ -123,9 +129,7 @@ fn help(key: &str, kind: Kind) -> Option<&'static str> {
             Some("the backends decrypt; write protocol = \"tls\" to do it here")
         }
         ("tls", _) => Some("a redirect speaks plain HTTP; HTTPS needs a listener of its own"),
-        ("route", Kind::Tcp) => {
-            Some("write protocol = \"tls_passthrough\" to route without decrypting")
-        }
+        ("first_bytes_timeout", Kind::Tls) => Some("the client_timeout is for the handshake"),
         ("acme_dir" | "acme_pool", _) => {
             Some("challenges come to port 80: add a listener with protocol = \"redirect\"")
         }

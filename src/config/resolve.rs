@@ -128,7 +128,8 @@ fn route(typed: Route, pools: &Pools, errors: &mut Findings) -> Option<plan::Rou
             .help("write pool = \"NAME\", the name of a [pool.NAME]");
     }
     let pool = pools.find("pool", typed.pool.as_given(), errors)?;
-    Some(plan::Route { sni: typed.sni, alpn: typed.alpn, client: typed.client, pool })
+    let Route { sni, alpn, client, first_bytes, .. } = typed;
+    Some(plan::Route { sni, alpn, client, first_bytes, pool })
 }
 
 fn listener(
@@ -162,6 +163,7 @@ fn listener(
         max_connections: typed.max_connections,
         guard: typed.guard,
         client_timeout: typed.client_timeout,
+        first_bytes_timeout: typed.first_bytes_timeout,
         idle_timeout: typed.idle_timeout,
         half_close_timeout: typed.half_close_timeout,
         user_timeout: typed.user_timeout,

@@ -91,6 +91,7 @@ fn defaults() {
             max_connections: None,
             guard: Guard::default(),
             client_timeout: seconds(10),
+            first_bytes_timeout: seconds(1),
             idle_timeout: seconds(3600),
             half_close_timeout: seconds(60),
             user_timeout: Duration::ZERO,

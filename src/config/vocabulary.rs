@@ -55,6 +55,7 @@ pub(super) const LISTENER: Vocabulary = Vocabulary {
         "deny",
         "limit",
         "client_timeout",
+        "first_bytes_timeout",
         "idle_timeout",
         "half_close_timeout",
         "user_timeout",
@@ -95,7 +96,7 @@ pub(super) const CERTIFICATE: Vocabulary =
 
 pub(super) const ROUTE: Vocabulary = Vocabulary {
     title: "[[listener.route]]",
-    keys: &["sni", "alpn", "client", "pool"],
+    keys: &["first_bytes", "sni", "alpn", "client", "pool"],
     later: &[],
 };
 

@@ -227,10 +227,13 @@ impl World {
                     .routes
                     .iter()
                     .map(|route| compile_route(route, Arc::clone(&pools[route.pool].pool)));
+                let routes = Routes::new(routes);
+                let patience = listener.first_bytes_timeout;
                 let compiled = Listener {
                     name,
                     protocol,
-                    routes: Routes::new(routes),
+                    first_bytes_timeout: routes.ask_for_first_bytes().then_some(patience),
+                    routes,
                     bind: listener.bind.clone(),
                     pool: listener.pool.map(|pool| Arc::clone(&pools[pool].pool)),
                     max_connections: listener.max_connections.map_or(0, Into::into),
@@ -368,8 +371,11 @@ pub fn compile_route<T>(plan: &plan::Route, target: T) -> Route<T> {
         match pattern {
             plan::SniPattern::Exact(name) => route.name(name),
             plan::SniPattern::Wildcard(parent) => route.below(parent),
+            plan::SniPattern::Below(ancestor) => route.far_below(ancestor),
+            plan::SniPattern::Any => route.any_name(),
         }
     }
+    route.first_bytes(plan.first_bytes.iter().copied());
     route.protocols(plan.alpn.iter().map(String::as_bytes));
     route.networks(plan.client.iter().copied().map(Into::into));
     route

@@ -13,6 +13,7 @@ use crate::admin::order::{Refusal, RefusalKind};
 use crate::balance::Unavailable;
 use crate::balance::maglev::hash_client;
 use crate::health::{State as Health, Vitals};
+use crate::proto::first_bytes::FirstBytes;
 use crate::proto::name::HostName;
 use crate::route::{Asked, Routes};
 
@@ -24,6 +25,7 @@ struct Client {
     address: IpAddr,
     name: Option<HostName>,
     protocols: Vec<String>,
+    first_bytes: Option<FirstBytes>,
 }
 
 impl Client {
@@ -41,15 +43,42 @@ impl Client {
         let protocols = question.alpn.iter().flat_map(|list| list.split(','));
         let protocols =
             protocols.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
-        Ok(Self { address, name: name.transpose()?, protocols: protocols.collect() })
+        let (name, protocols) = (name.transpose()?, protocols.collect::<Vec<_>>());
+        let says_hello = name.is_some() || !protocols.is_empty();
+        let first_bytes = question.first_bytes.as_deref().map(|word| {
+            let kind = FirstBytes::ALL.into_iter().find(|kind| kind.name() == word);
+            kind.ok_or_else(|| invalid(unknown_first_bytes(word)))
+        });
+        let first_bytes =
+            first_bytes.transpose()?.or_else(|| says_hello.then_some(FirstBytes::Tls));
+        if let Some(kind) = first_bytes.filter(|kind| says_hello && *kind != FirstBytes::Tls) {
+            return Err(invalid(format!(
+                "first_bytes: '{kind}' has no sni or alpn, only 'tls' has"
+            )));
+        }
+        Ok(Self { address, name, protocols, first_bytes })
     }
 
     /// As routes are asked.
     fn ask<T>(&self, found: impl FnOnce(&Asked<'_>) -> T) -> T {
         let protocols: Vec<_> = self.protocols.iter().map(String::as_bytes).collect();
         let server_name = self.name.as_ref().map(HostName::as_str);
-        found(&Asked { server_name, protocols: &protocols, client: self.address })
+        found(&Asked {
+            server_name,
+            protocols: &protocols,
+            client: self.address,
+            first_bytes: self.first_bytes,
+        })
     }
+}
+
+fn unknown_first_bytes(word: &str) -> String {
+    let words = FirstBytes::ALL.map(FirstBytes::name);
+    let help = match config::nearest(word, words) {
+        Some(meant) => format!("did you mean '{meant}'?"),
+        None => format!("one of {}", words.join(", ")),
+    };
+    format!("first_bytes: unknown value '{word}' ({help})")
 }
 
 impl Control {
@@ -87,8 +116,7 @@ impl Control {
         }
         let pool = match plan.protocol {
             plan::Protocol::Redirect(_) => return Ok(told),
-            plan::Protocol::Tcp => listener.pool.as_ref(),
-            plan::Protocol::Tls(_) | plan::Protocol::TlsPassthrough => {
+            plan::Protocol::Tcp | plan::Protocol::Tls(_) | plan::Protocol::TlsPassthrough => {
                 client.ask(|asked| listener.route(asked))
             }
         };
@@ -252,12 +280,25 @@ fn begin(client: &Client, listener: &plan::Listener, route: Option<usize>) -> Ex
             "with protocol = \"{protocol}\" no ClientHello is read: sni and alpn say nothing"
         ));
     }
+    let asks_for_first_bytes = listener.routes.iter().any(|route| !route.first_bytes.is_empty());
+    match client.first_bytes {
+        None if asks_for_first_bytes => notes.push(
+            "routes here ask for what the client says first, and match none that says nothing of \
+             it: try --first-bytes"
+                .to_owned(),
+        ),
+        Some(_) if !asks_for_first_bytes && !reads_hello => {
+            notes.push("no route here asks for what the client says first".to_owned());
+        }
+        _ => {}
+    }
     Explanation {
         listener: listener.name.clone(),
         protocol: listener.protocol.name().to_owned(),
         client: client.address.to_string(),
         sni: client.name.as_ref().map(|name| name.as_str().to_owned()),
         alpn: client.protocols.clone(),
+        first_bytes: client.first_bytes.map(|kind| kind.name().to_owned()),
         rule: rule(listener, route, reads_hello),
         route: route.map(|index| index + 1),
         pool: None,
@@ -292,6 +333,7 @@ fn rule(listener: &plan::Listener, route: Option<usize>, reads_hello: bool) -> S
             conditions.push(format!("{name} = {shown}{more}"));
         }
     };
+    add("first_bytes", route.first_bytes.iter().map(ToString::to_string).collect());
     add("sni", route.sni.iter().map(ToString::to_string).collect());
     add("alpn", route.alpn.clone());
     add("client", route.client.iter().map(ToString::to_string).collect());

@@ -15,7 +15,7 @@ use super::name::HostName;
 pub const LIMIT: usize = 64 * 1024;
 
 /// Type of the records of a handshake (RFC 8446 section 5.1).
-const HANDSHAKE: u8 = 22;
+pub(super) const HANDSHAKE: u8 = 22;
 
 /// Bytes before the content of a record (RFC 8446 section 5.1).
 const RECORD_HEADER: usize = 5;

@@ -323,7 +323,7 @@ fn absolute(target: &str) -> Option<(Host, &str)> {
 }
 
 /// RFC 9110 section 5.6.2.
-fn is_token(byte: u8) -> bool {
+pub(super) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 

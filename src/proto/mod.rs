@@ -10,6 +10,7 @@
 //! clock, and nothing panics. `fuzz/` holds it to that.
 
 pub mod client_hello;
+pub mod first_bytes;
 pub mod http_head;
 pub mod name;
 pub mod proxy_protocol;

@@ -17,7 +17,7 @@ pub const LIMIT_V1: usize = 107;
 pub const LIMIT_V2: usize = 16 << 10;
 
 /// How a header of version 2 begins (section 2.2).
-const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+pub(super) const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// The signature, the command, the family, and the length of the rest.
 const FIXED: usize = 16;

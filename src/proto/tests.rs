@@ -1,4 +1,5 @@
 mod client_hello;
+mod first_bytes;
 mod http_head;
 mod laws;
 mod proxy_protocol;

@@ -70,6 +70,7 @@ fn listener(name: &str, socket: &TcpListener, protocol: Protocol) -> Arc<Listene
         guard: None,
         max_connections: 0,
         client_timeout: PATIENCE,
+        first_bytes_timeout: None,
         limits,
         meters: Arc::new(ListenerMeters {
             stats: PerWorker::new(1),

@@ -71,8 +71,17 @@ fn assert_routes(listener: &Listener, pools: usize) {
         assert!(route.pool < pools);
         assert!(are_protocols(&route.alpn));
         assert!(is_distinct(&route.sni) && is_distinct(&route.client));
-        for SniPattern::Exact(name) | SniPattern::Wildcard(name) in &route.sni {
-            assert!(is_server_name(name), "{name}");
+        assert!(is_distinct(&route.first_bytes));
+        let reads_hello = !matches!(listener.protocol, Protocol::Tcp);
+        assert!(reads_hello || (route.sni.is_empty() && route.alpn.is_empty()));
+        assert!(route.first_bytes.is_empty() || !matches!(listener.protocol, Protocol::Tls(_)));
+        for pattern in &route.sni {
+            match pattern {
+                SniPattern::Exact(name) | SniPattern::Wildcard(name) | SniPattern::Below(name) => {
+                    assert!(is_server_name(name), "{name}");
+                }
+                SniPattern::Any => {}
+            }
         }
         for Network { address, prefix } in &route.client {
             let bits = match address {
@@ -190,7 +199,7 @@ fn assert_invariants(plan: &Plan) {
         assert_routes(listener, plan.pools.len());
         assert_guard(&listener.guard);
         match &listener.protocol {
-            Protocol::Tcp => assert!(listener.routes.is_empty()),
+            Protocol::Tcp => {}
             Protocol::Tls(tls) => assert_tls(tls),
             Protocol::TlsPassthrough => {}
             Protocol::Redirect(redirect) => {

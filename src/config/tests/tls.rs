@@ -1,8 +1,10 @@
 //! TLS on both sides, and what goes with it.
 
+use std::time::Duration;
+
 use super::super::plan::{
-    Certificate, Challenges, CipherSuite, ClientAuth, Plan, PoolTls, Protocol, Redirect, Route,
-    ServerTls, Sni, SniPattern, TlsVersion,
+    Certificate, Challenges, CipherSuite, ClientAuth, FirstBytes, Plan, PoolTls, Protocol,
+    Redirect, Route, ServerTls, Sni, SniPattern, TlsVersion,
 };
 use super::{MINIMAL, messages, minimal_with, parse, report, seconds};
 
@@ -353,8 +355,13 @@ fn mistakes_of_protocols() {
             "6:1 'tls' is a key of protocol \"tls\", not of \"tls_passthrough\"",
         ),
         (
-            "route = []",
-            "5:1 'route' is a key of protocol \"tls\", \"tls_passthrough\", not of \"tcp\"",
+            "protocol = 'tls'\nfirst_bytes_timeout = '1s'\ntls = { certificates = [{ cert = 'c', key = 'k' }] }",
+            "6:1 'first_bytes_timeout' is a key of protocol \"tcp\", \"tls_passthrough\", not of \"tls\"",
+        ),
+        ("first_bytes_timeout = '0s'", "5:23 first_bytes_timeout: must be longer than zero"),
+        (
+            "route = [{ pool = 'web', sni = 'a' }]",
+            "5:26 sni: with protocol \"tcp\" no ClientHello is read",
         ),
         ("acme_dir = ''", "5:1 'acme_dir' is a key of protocol \"redirect\", not of \"tcp\""),
         (
@@ -369,7 +376,8 @@ fn mistakes_of_protocols() {
         ("tls = {}", "6:1 'tls' is a key of protocol \"tls\", not of \"redirect\""),
         (
             "route = { sin = '' }",
-            "6:1 'route' is a key of protocol \"tls\", \"tls_passthrough\", not of \"redirect\"",
+            "6:1 'route' is a key of protocol \"tcp\", \"tls\", \"tls_passthrough\", \
+             not of \"redirect\"",
         ),
         ("acme_pool = 'wbe'", "6:13 acme_pool: no pool is named 'wbe'"),
         (
@@ -444,7 +452,7 @@ fn help_with_tls() {
             Some("the backends decrypt; write protocol = \"tls\" to do it here"),
         ),
         (
-            listener("protocol = 'tcp'\nroute = []"),
+            listener("protocol = 'tcp'\nroute = [{ alpn = 'h2', pool = 'web' }]"),
             None,
             Some("write protocol = \"tls_passthrough\" to route without decrypting"),
         ),
@@ -455,11 +463,21 @@ fn help_with_tls() {
         ),
         (routes(""), None, Some("write pool = \"NAME\", the name of a [pool.NAME]")),
         (routes("pool = 'wbe'"), None, Some("did you mean 'web'?")),
-        (routes("sni = '*'\npool = 'web'"), None, Some("leave 'sni' out to match all")),
+        (routes("first_bytes = 'htpp'\npool = 'web'"), None, Some("did you mean 'http'?")),
+        (
+            routes("first_bytes = 'smtp2000'\npool = 'web'"),
+            None,
+            Some("one of tls, http, ssh, proxy, other, none"),
+        ),
+        (
+            routes("first_bytes = 'ssh'\nsni = '*'\npool = 'web'"),
+            None,
+            Some("add \"tls\" to its 'first_bytes'"),
+        ),
         (
             routes("pool = 'web'\n[[listener.route]]\npool = 'web'"),
             None,
-            Some("give that one an 'sni', 'alpn' or 'client', or put it last"),
+            Some("give that one a 'first_bytes', 'sni', 'alpn' or 'client', or put it last"),
         ),
         (
             listener("protocol = 'redirect'"),
@@ -501,7 +519,13 @@ pool = "web"
 [[listener.route]]
 pool = "web""#,
     );
-    let nothing = Route { sni: Vec::new(), alpn: Vec::new(), client: Vec::new(), pool: 0 };
+    let nothing = Route {
+        sni: Vec::new(),
+        alpn: Vec::new(),
+        client: Vec::new(),
+        first_bytes: Vec::new(),
+        pool: 0,
+    };
     let plan = understood(&source);
     let [first, second, third] = &plan.listeners[0].routes[..] else { panic!("{plan:?}") };
     let sni = [
@@ -551,7 +575,22 @@ fn mistakes_in_routes() {
             "9:1 this route is never reached: every client matches the one on line 7",
         ),
         // What a mistake left out was a condition all the same.
-        (&format!("sni = '*'\n{all}pool = 'web'"), "8:7 sni: '*' alone is every name"),
+        (
+            &format!("sni = '**'\n{all}pool = 'web'"),
+            "8:7 sni: '**' has a '*' that is not its whole first label",
+        ),
+        (
+            &format!("first_bytes = 'https'\n{all}pool = 'web'"),
+            "8:15 first_bytes: unknown value 'https'",
+        ),
+        (
+            "pool = 'web'\nfirst_bytes = ['ssh', 'ssh']",
+            "9:23 first_bytes: 'ssh' is already listed on line 9",
+        ),
+        (
+            "pool = 'web'\nfirst_bytes = ['ssh', 'http']\nalpn = 'h2'",
+            "7:1 this route never matches: only TLS has an 'sni' or 'alpn'",
+        ),
     ] {
         let source = routes(keys);
         assert_eq!(messages(&source), [expected], "{source}");
@@ -563,6 +602,69 @@ fn mistakes_in_routes() {
     let many = "{ sni = 'a', pool = 'web' },".repeat(10_001);
     let source = listener(&format!("protocol = 'tls_passthrough'\nroute = [{many}]"));
     assert_eq!(messages(&source), ["6:9 route: 10001 are more than 10000"]);
+}
+
+/// Routes of these keys, each in its line.
+fn in_lines(all: &[&str]) -> String {
+    let lines: Vec<_> = all.iter().map(|keys| format!("{{ {keys}, pool = 'web' }}")).collect();
+    listener(&format!("protocol = 'tls_passthrough'\nroute = [\n{}\n]", lines.join(",\n")))
+}
+
+#[test]
+fn routes_that_no_client_gets_to() {
+    const KINDS: &str = "first_bytes = ['tls', 'http', 'ssh', 'proxy', 'other', 'none']";
+    for (before, after, expected) in [
+        (
+            &["first_bytes = ['tls', 'ssh']"][..],
+            "first_bytes = 'ssh'",
+            Some((7, "all its clients match the one")),
+        ),
+        (&["first_bytes = 'tls'"], "sni = 'a.test'", Some((7, "all its clients match the one"))),
+        (&["first_bytes = 'tls'"], "alpn = 'h2'", Some((7, "all its clients match the one"))),
+        (
+            &["sni = '*'"],
+            "sni = '**.test', client = '::1'",
+            Some((7, "all its clients match the one")),
+        ),
+        (&[KINDS], "client = '10.0.0.0/8'", Some((7, "every client matches the one"))),
+        (
+            &["first_bytes = ['tls', 'none']", "first_bytes = ['ssh', 'http']"],
+            "first_bytes = ['none', 'http']",
+            Some((8, "all its clients match others before, up to the one")),
+        ),
+        (&["first_bytes = 'ssh'"], "first_bytes = ['ssh', 'none']", None),
+        (&["first_bytes = 'ssh', client = '::1'"], "first_bytes = 'ssh'", None),
+        (&["first_bytes = 'tls', sni = '*'"], "first_bytes = 'tls'", None),
+        (&["first_bytes = 'tls', alpn = 'h2'"], "first_bytes = 'tls'", None),
+        (&["sni = '**.test'"], "sni = 'a.test'", None),
+        (&["sni = '*'"], "first_bytes = 'tls', alpn = 'h2'", None),
+    ] {
+        let all: Vec<&str> = before.iter().copied().chain([after]).collect();
+        let source = in_lines(&all);
+        let found = parse("t.toml", &source).map_or_else(|_| messages(&source), |_| Vec::new());
+        let expected = expected.map(|(line, what)| {
+            format!("{}:1 this route is never reached: {what} on line {line}", 7 + before.len())
+        });
+        assert_eq!(found, Vec::from_iter(expected), "{all:?}");
+    }
+}
+
+#[test]
+fn routes_by_the_first_bytes() {
+    let source = routes("first_bytes = ['ssh', 'none']\npool = 'web'");
+    let plan = understood(&source);
+    let [route] = &plan.listeners[0].routes[..] else { panic!("{plan:?}") };
+    assert_eq!(route.first_bytes, [FirstBytes::Ssh, FirstBytes::Nothing]);
+    assert_eq!(plan.listeners[0].first_bytes_timeout, Duration::from_secs(1));
+    let source =
+        listener("first_bytes_timeout = '3s'\nroute = [{ first_bytes = 'http', pool = 'web' }]");
+    let plan = understood(&source);
+    assert_eq!(plan.listeners[0].routes[0].first_bytes, [FirstBytes::Http]);
+    assert_eq!(plan.listeners[0].first_bytes_timeout, Duration::from_secs(3));
+    let tls = tls_and_certificate("[[listener.route]]\nfirst_bytes = 'tls'\npool = 'web'");
+    let [message] = &messages(&tls)[..] else { panic!("{tls}") };
+    let expected = "first_bytes: with protocol \"tls\" a client says nothing but TLS";
+    assert!(message.ends_with(expected), "{message}");
 }
 
 #[test]
@@ -583,7 +685,7 @@ ciphers = ["ECDHE-RSA-AES128-SHA256"]
 client_auth = "require"
 
 [[listener.route]]
-sni = ["*"]
+sni = ["**"]
 client = "10.0.0.1/8"
 
 [[listener.route]]

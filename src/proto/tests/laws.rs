@@ -1,6 +1,7 @@
 //! What holds for any bytes whatever. The tests here and `fuzz/` ask the same of the parsers.
 
 use crate::proto::client_hello::{self, ClientHello};
+use crate::proto::first_bytes::{self, FirstBytes};
 use crate::proto::http_head::{self, Head, acme_token, location};
 use crate::proto::name::HostName;
 use crate::proto::proxy_protocol::{self, Header};
@@ -52,6 +53,41 @@ fn sound_hello(hello: &ClientHello<'_>) {
     assert!(hello.protocols().all(|protocol| (1..=255).contains(&protocol.len())));
     assert!(hello.versions().count() >= 1);
     assert!(hello.versions().count() <= 127);
+}
+
+/// Any bytes as the first of a connection.
+pub fn first_bytes(bytes: &[u8], seed: u64) -> Option<FirstBytes> {
+    use first_bytes::{LIMIT, Reader, classify};
+    let verdict = classify(bytes);
+    if verdict.is_none() {
+        assert!(bytes.len() < LIMIT, "it waits beyond its limit");
+    }
+    assert_ne!(verdict, Some(FirstBytes::Nothing), "only who waits can tell");
+    // However they are cut, the verdict is the same; and it falls at one byte, for good.
+    let (mut reader, mut pieces, mut end) = (Reader::new(), Pieces(seed | 1), 0);
+    loop {
+        let now = reader.advance(&bytes[..end]);
+        if now.is_some() || end == bytes.len() {
+            assert_eq!(now, verdict, "cut at {end}");
+            assert_eq!(reader.advance(bytes), verdict, "asked again");
+            break;
+        }
+        end = bytes.len().min(end + pieces.next());
+    }
+    match verdict {
+        Some(FirstBytes::Tls) => {
+            let hello = client_hello::parse(&bytes[..6]);
+            assert!(!matches!(hello, client_hello::Parsed::Invalid(_)), "{hello:?}");
+        }
+        Some(FirstBytes::Proxy) => {
+            let header = proxy_protocol::parse(&bytes[..bytes.len().min(12)]);
+            let is_missing =
+                header == proxy_protocol::Parsed::Invalid(proxy_protocol::Reason::Missing);
+            assert!(!is_missing, "{header:?}");
+        }
+        _ => {}
+    }
+    verdict
 }
 
 /// Any bytes as the beginning of a connection that should be HTTP.
