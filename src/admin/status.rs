@@ -134,6 +134,33 @@ pub struct Instance {
     pub realtime: bool,
     /// Other routers that were heard, each once, the last heard first.
     pub heard: Vec<Heard>,
+    /// Adverts that were refused, or taken though they differ from what is configured here
+    /// (`…_mismatch`), by reason; reasons that never came are left out.
+    #[serde(default)]
+    pub advert_errors: BTreeMap<String, u64>,
+    /// The last of them.
+    #[serde(default)]
+    pub last_advert_error: Option<AdvertError>,
+}
+
+/// An advert that was refused, or taken though it differs from what is configured here.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct AdvertError {
+    /// What is wrong with it, as in `advert_errors`.
+    pub reason: String,
+    /// Whether it had no effect.
+    pub refused: bool,
+    /// The sender.
+    pub from: String,
+    /// When it came (RFC 3339).
+    pub time: String,
+    /// How long ago that was, in seconds.
+    pub ago_seconds: f64,
+    /// What was received, as the log had it last of this sender; `null` if it has not said so since
+    /// the settings of the instance changed.
+    pub received: Option<String>,
+    /// What was expected.
+    pub expected: Option<String>,
 }
 
 /// Another router of the same VRRP instance.

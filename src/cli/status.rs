@@ -42,6 +42,10 @@ fn screen(status: &Status, now: u64, color: bool) -> String {
     if !status.vrrp.is_empty() {
         text.push_str("\nvrrp\n");
         instances(&status.vrrp, color).write(&mut text);
+        status.vrrp.iter().filter_map(advert_errors).for_each(|(line, is_now)| {
+            let mood = if is_now { Mood::Bad } else { Mood::Fair };
+            let _ = writeln!(text, "  {}", mood.paint(&line, color));
+        });
     }
     text.push_str("\nlisteners\n");
     listeners(&status.listeners).write(&mut text);
@@ -135,6 +139,27 @@ fn instances(all: &[Instance], color: bool) -> Table {
         ]);
     }
     table
+}
+
+/// What is wrong with the adverts of an instance, if anything is, and whether it was so a minute ago.
+fn advert_errors(instance: &Instance) -> Option<(String, bool)> {
+    let last = instance.last_advert_error.as_ref()?;
+    let counts: Vec<_> =
+        instance.advert_errors.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+    let texts = last.received.as_ref().zip(last.expected.as_ref());
+    let texts = texts
+        .map(|(received, expected)| format!(": received {received}, expected {expected}"))
+        .unwrap_or_default();
+    let what = if last.refused { "refused" } else { "taken, but differs" };
+    let line = format!(
+        "{}: adverts refused or different: {}; the last, {} ago, from {}, {} ({what}){texts}",
+        instance.name,
+        counts.join(", "),
+        span(last.ago_seconds),
+        last.from,
+        last.reason,
+    );
+    Some((line, last.ago_seconds < 60.0))
 }
 
 fn listeners(all: &[Listener]) -> Table {

@@ -14,9 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
 
-use lockgate_vrrp::advert::Rejected;
 pub(super) use lockgate_vrrp::linux::Legacy;
-use lockgate_vrrp::linux::{self, Event, Options, Role, State, Vrrp};
+use lockgate_vrrp::linux::{self, Event, Flaw, Options, Role, State, Vrrp};
 use lockgate_vrrp::types::Version;
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -265,9 +264,9 @@ impl Failover {
                 let count = self.transitions.get(&(name.clone(), to)).copied().unwrap_or(0);
                 series.follow_transitions(registry, name, to, count);
             }
-            let rejected: HashMap<_, _> = status.counts.rejected.iter().copied().collect();
-            for reason in Rejected::ALL.map(Rejected::as_str) {
-                let count = rejected.get(reason).copied().unwrap_or(0);
+            let flaws: HashMap<_, _> = status.counts.flaws.iter().copied().collect();
+            for reason in Flaw::all().map(Flaw::as_str) {
+                let count = flaws.get(reason).copied().unwrap_or(0);
                 series.follow_errors(registry, name, reason, count);
             }
         }
@@ -315,6 +314,19 @@ impl Control {
                 ("instance", instance.into()),
                 ("cause", format!("{from} says that it is master, priority {priority}").into()),
             ],
+            Event::AdvertFlawed { instance, reason, refused, from, received, expected, more } => {
+                let name = if refused { "advert_refused" } else { "advert_mismatch" };
+                vec![
+                    ("event", name.into()),
+                    ("instance", instance.into()),
+                    ("reason", reason.into()),
+                    ("from", from.to_string().into()),
+                    ("cause", format!("received {received}, expected {expected}").into()),
+                    ("received", received.into()),
+                    ("expected", expected.into()),
+                    ("more", more.into()),
+                ]
+            }
             Event::AddressRestored { instance, address } => vec![
                 ("event", "address_restored".into()),
                 ("instance", instance.into()),
@@ -384,6 +396,23 @@ fn instance(status: &linux::Status) -> status::Instance {
                 adverts: heard.adverts,
             })
             .collect(),
+        advert_errors: status.counts.flaws.iter().map(|(r, n)| ((*r).to_owned(), *n)).collect(),
+        last_advert_error: status.last_flaw.as_ref().map(advert_error),
+    }
+}
+
+fn advert_error(last: &linux::LastFlaw) -> status::AdvertError {
+    let (received, expected) =
+        last.texts.clone().map(|texts| (texts.received, texts.expected)).unzip();
+    let at = SystemTime::now().checked_sub(last.ago).unwrap_or(SystemTime::UNIX_EPOCH);
+    status::AdvertError {
+        reason: last.reason.to_owned(),
+        refused: last.refused,
+        from: last.from.to_string(),
+        time: humantime::format_rfc3339_millis(at).to_string(),
+        ago_seconds: last.ago.as_secs_f64(),
+        received,
+        expected,
     }
 }
 

@@ -77,7 +77,8 @@ pub(super) const COUNTERS: &[Description] = &[
     (
         "lockgate_vrrp_advert_errors_total",
         None,
-        "VRRP packets refused, by reason; without an instance, those that belong to none.",
+        "VRRP packets refused, or accepted although they differ (interval_mismatch, \
+         address_list_mismatch), by reason; without an instance, those that belong to none.",
     ),
     (
         "lockgate_log_dropped_total",

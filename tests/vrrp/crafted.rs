@@ -4,6 +4,7 @@
 //! gateway would yield to it if it believed it. That it would is shown at the end, by a right one.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::harness::capture::sum;
 use crate::harness::pair::{GATEWAYS, Pair, STRANGER, set};
 use crate::harness::routers::{Mode, VRID, lockgate};
-use crate::harness::{Gateway, Noise, eventually};
+use crate::harness::{Events, Gateway, Noise, eventually, lockgate as program, output_of};
 
 use super::{errors, state, transitions};
 
@@ -31,6 +32,8 @@ struct Crafted {
     message: Vec<u8>,
     /// What is done to the checksum then.
     spoil: u8,
+    /// What follows the message.
+    trailer: Vec<u8>,
 }
 
 impl Crafted {
@@ -38,7 +41,7 @@ impl Crafted {
     fn version_3() -> Self {
         let mut message = vec![0x31, VRID, 200, 1, 0, 10, 0, 0];
         message.extend(FLOATING);
-        Self { source: STRANGER, destination: GROUP, ttl: 255, message, spoil: 0 }
+        Self { source: STRANGER, destination: GROUP, ttl: 255, message, spoil: 0, trailer: vec![] }
     }
 
     /// The same of version 2.
@@ -68,6 +71,7 @@ impl Crafted {
             message[7] ^= self.spoil;
         }
         packet.extend(message);
+        packet.extend(&self.trailer);
         packet
     }
 }
@@ -123,6 +127,13 @@ impl Scene {
         assert_eq!(state(&self.gateway), "master", "{reason}");
     }
 
+    /// What `lockgate status` prints.
+    fn screen(&self) -> String {
+        let config = self.gateway.config_path();
+        let output = output_of(Command::new(program()).args(["status", "-c"]).arg(config));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// Sends it, and expects the gateway to yield to it.
     fn is_believed(&self, crafted: &Crafted) {
         let changes = transitions(&self.gateway);
@@ -153,6 +164,7 @@ fn what_is_wrong_in_version_3_is_refused_and_counted() {
     refused("length", |packet| packet.message.truncate(11));
     refused("length", |packet| packet.message.extend([0; 4]));
     refused("length", |packet| packet.message[3] = 2);
+    refused("auth", |packet| packet.trailer = vec![0x5a; 28]);
     refused("vrid", |packet| packet.message[1] = VRID + 1);
     refused("address_count", |packet| {
         packet.message[3] = 0;
@@ -179,6 +191,7 @@ fn what_is_wrong_in_version_2_is_refused_and_counted() {
     refused("vrid", |packet| packet.message[1] = VRID + 1);
     refused("interval", |packet| packet.message[5] = 2);
     refused("auth", |packet| packet.message[4] = 1);
+    refused("auth", |packet| packet.trailer = vec![0x5a; 28]);
     scene.is_believed(&right);
 }
 
@@ -192,6 +205,127 @@ fn who_is_no_peer_is_refused_and_counted() {
         &Crafted::version_3().with(|packet| packet.source = GATEWAYS[1]),
     );
     scene.is_believed(&to_us.with(|packet| packet.source = GATEWAYS[1]));
+}
+
+/// What is seen of refused adverts, whatever they are refused for.
+#[test]
+fn what_is_refused_is_in_the_log_once_in_status_in_an_event_and_in_metrics() {
+    const PACKETS: u64 = 30;
+    let scene = Scene::new(Mode::V3);
+    let events = Events::of(&scene.gateway);
+    let right = Crafted::version_3();
+    let hmac = |packet: &mut Crafted| packet.trailer = vec![0x5a; 28];
+    let cases: [(_, fn(&mut Crafted), _, _); 8] = [
+        ("ttl", |packet| packet.ttl = 64, "TTL 64", "TTL 255"),
+        ("version", |packet| *packet = Crafted::version_2(), "version 2", "version 3"),
+        ("checksum", |packet| packet.spoil = 1, "checksum 0x", "(rfc9568)"),
+        ("length", |packet| packet.message.truncate(11), "11 octets", "12 octets"),
+        ("auth", hmac, "28 octets of authentication", "no authentication"),
+        ("own_source", |packet| packet.source = GATEWAYS[0], "10.9.0.2", "another address"),
+        ("destination", |packet| packet.destination = GATEWAYS[0], "10.9.0.2", "224.0.0.18"),
+        ("interval", |packet| packet.message[5] = 0, "advert_interval 0s", "100ms"),
+    ];
+    for (reason, change, received, expected) in cases {
+        let packet = right.clone().with(change);
+        for _ in 0..PACKETS {
+            send(&scene.socket, &packet);
+        }
+        eventually(&format!("{reason} is counted"), || {
+            errors(&scene.gateway).get(reason) == Some(&PACKETS)
+        });
+        let from = packet.source.to_string();
+        let event = events.await_event(&[("event", "advert_refused"), ("reason", reason)]);
+        for (field, value) in [("kind", "vrrp"), ("instance", "public"), ("from", &from)] {
+            assert_eq!(event[field], value, "{event}");
+        }
+        for (field, text) in [("received", received), ("expected", expected)] {
+            assert!(event[field].as_str().unwrap().contains(text), "{text}: {event}");
+        }
+        let instance = &scene.gateway.status()["vrrp"][0];
+        assert_eq!(instance["advert_errors"][reason], PACKETS, "{instance:#}");
+        let last = &instance["last_advert_error"];
+        assert_eq!((&last["reason"], &last["from"]), (&reason.into(), &from.clone().into()));
+        assert_eq!((&last["refused"], &last["received"]), (&true.into(), &event["received"]));
+        assert!(last["ago_seconds"].as_f64().unwrap() < 60.0, "{last}");
+
+        scene.gateway.await_log(&format!("\"reason\":\"{reason}\""));
+        let log = scene.gateway.stderr();
+        let lines: Vec<_> =
+            log.lines().filter(|line| line.contains(&format!("\"reason\":\"{reason}\""))).collect();
+        let [line] = lines.as_slice() else { panic!("{lines:#?}") };
+        for text in ["WARN", "an advert was refused", "public", &from, received, expected] {
+            assert!(line.contains(text), "{text}: {line}");
+        }
+        let screen = scene.screen();
+        let line = screen.lines().find(|line| line.contains("adverts refused")).expect(&screen);
+        for text in [&format!("{reason} {PACKETS}"), &from, received, expected] {
+            assert!(line.contains(text), "{text}: {line}");
+        }
+    }
+    // Other virtual routers on the same link are nobody's mistake.
+    send(&scene.socket, &right.clone().with(|packet| packet.message[1] = VRID + 1));
+    eventually("it is counted", || errors(&scene.gateway).contains_key("vrid"));
+    let log = scene.gateway.stderr();
+    assert!(!log.contains("\"reason\":\"vrid\""), "{log}");
+    assert_eq!(scene.gateway.status()["vrrp"][0]["advert_errors"].get("vrid"), None);
+    // Labels are words of lockgate's own.
+    let metrics = scene.gateway.get("/metrics");
+    let of_sender = |line: &&str| line.contains("_advert_errors_total") && line.contains("10.9.");
+    assert_eq!(metrics.lines().find(of_sender), None);
+    scene.is_believed(&right);
+}
+
+/// In version 3 they are taken, which is no reason to be silent.
+#[test]
+fn another_interval_and_other_addresses_are_told_though_they_are_taken() {
+    let scene = Scene::new(Mode::V3);
+    let events = Events::of(&scene.gateway);
+    let differs = Crafted::version_3().with(|packet| {
+        packet.message[5] = 20;
+        packet.message[11] = 101;
+    });
+    scene.is_believed(&differs);
+    let cases = [
+        ("interval_mismatch", "advert_interval 200ms", "advert_interval 100ms"),
+        ("address_list_mismatch", "addresses 10.9.0.101", "addresses 10.9.0.100"),
+    ];
+    for (reason, received, expected) in cases {
+        let event = events.await_event(&[("event", "advert_mismatch"), ("reason", reason)]);
+        assert_eq!((&event["received"], &event["expected"]), (&received.into(), &expected.into()));
+        assert_eq!(event["from"], STRANGER.to_string());
+        let count = errors(&scene.gateway)[reason];
+        assert!(count > 0);
+        assert_eq!(scene.gateway.status()["vrrp"][0]["advert_errors"][reason], count);
+        scene.gateway.await_log(&format!("\"reason\":\"{reason}\""));
+        let log = scene.gateway.stderr();
+        let is_it = |line: &&str| line.contains(&format!("\"reason\":\"{reason}\""));
+        let lines: Vec<_> = log.lines().filter(is_it).collect();
+        let [line] = lines.as_slice() else { panic!("{lines:#?}") };
+        for text in ["an advert differs from what is configured here", received, expected] {
+            assert!(line.contains(text), "{text}: {line}");
+        }
+    }
+    let last = &scene.gateway.status()["vrrp"][0]["last_advert_error"];
+    assert_eq!((&last["reason"], &last["refused"]), (&cases[1].0.into(), &false.into()));
+}
+
+/// A host whose adverts come back to it, or go out by an interface of its own, has made no mistake.
+#[test]
+fn a_pair_that_agrees_tells_of_no_mistake() {
+    for (mode, lines) in [(Mode::V3, ""), (Mode::Ipv6, ""), (Mode::V3, "virtual_mac = true")] {
+        let lan = Pair::new();
+        let both = [0, 1].map(|gateway| lockgate(&lan, gateway, mode, lines, &[]));
+        lan.await_owner(mode.floating(), 0);
+        let adverts = |gateway: &Gateway| {
+            gateway.metric("lockgate_vrrp_adverts_total", &[("direction", "in")])
+        };
+        let before = adverts(&both[1]);
+        eventually("the second hears the first", || adverts(&both[1]) > before + 5.0);
+        for gateway in &both {
+            assert_eq!(errors(gateway), [].into(), "{mode:?} {lines}");
+            assert_eq!(gateway.status()["vrrp"][0]["last_advert_error"], serde_json::Value::Null);
+        }
+    }
 }
 
 /// Of all lengths; one half has the beginning of an advert that is to be believed, and a right

@@ -43,7 +43,8 @@ pub enum Rejected {
     AddressCount,
     /// An interval of 0, or in version 2 one that is not ours.
     Interval,
-    /// In version 2, authentication, which RFC 3768 has removed.
+    /// Authentication, of which there is none here: in version 2 a type (RFC 3768 has removed it), in
+    /// both a trailer behind the advert (`auth_hmac` of keepalived).
     Auth,
     /// Sent to the group while peers are configured, or the reverse.
     Destination,
@@ -104,6 +105,17 @@ pub enum Checksum {
     PseudoHeader,
     /// The same with the group as destination though sent to a peer: keepalived up to 1.3.6.
     GroupPseudoHeader,
+}
+
+impl Checksum {
+    /// The name, as `checksum` of a configuration has it where it can be chosen.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rfc9568 => "rfc9568",
+            Self::PseudoHeader => "pseudo_header",
+            Self::GroupPseudoHeader => "group_pseudo_header",
+        }
+    }
 }
 
 /// From how far away a packet may come.
@@ -280,25 +292,12 @@ impl<'a> Message<'a> {
             _ => return Err(Rejected::Version),
         };
         let count = *octets.get(3).ok_or(Rejected::Length)?;
-        if octets.len() != length(version, family, usize::from(count)) {
-            return Err(Rejected::Length);
+        let right = length(version, family, usize::from(count));
+        if octets.len() != right {
+            let signed = is_signed(packet, version, octets.len().saturating_sub(right), right);
+            return Err(if signed { Rejected::Auth } else { Rejected::Length });
         }
-        let message = sum(octets);
-        let is_right = |checksum: &Checksum| {
-            let ends = covered(version, *checksum, packet.source, packet.destination);
-            let pseudo = ends.map_or(0, |(a, b)| pseudo(a, b, octets.len()));
-            fold(message + pseudo) == 0xffff
-        };
-        let forms: &[Checksum] = match (version, family) {
-            (Version::V2, _) | (Version::V3, Family::V6) => &[Checksum::Rfc9568],
-            (Version::V3, Family::V4) if packet.destination.is_multicast() => {
-                &[Checksum::Rfc9568, Checksum::PseudoHeader]
-            }
-            (Version::V3, Family::V4) => {
-                &[Checksum::Rfc9568, Checksum::PseudoHeader, Checksum::GroupPseudoHeader]
-            }
-        };
-        let checksum = *forms.iter().find(|form| is_right(form)).ok_or(Rejected::Checksum)?;
+        let checksum = find_checksum(packet, version, octets).ok_or(Rejected::Checksum)?;
         Ok(Self { version, family, checksum, octets })
     }
 
@@ -346,8 +345,66 @@ impl<'a> Message<'a> {
     }
 }
 
+/// The shortest trailer that can be authentication: 128 bits, of which no less is any good.
+const SHORTEST_TRAILER: usize = 16;
+
+/// Whether a packet that is longer by `more` than the `right` length bears authentication behind an
+/// advert that is as it was sent. The checksum may be over either.
+fn is_signed(packet: &Packet<'_>, version: Version, more: usize, right: usize) -> bool {
+    let typed = version == Version::V2 && packet.payload.get(4).is_some_and(|kind| *kind != 0);
+    (more >= SHORTEST_TRAILER || (typed && more > 0))
+        && [right, packet.payload.len()].into_iter().any(|length| {
+            let octets = packet.payload.get(..length).unwrap_or_default();
+            find_checksum(packet, version, octets).is_some()
+        })
+}
+
+/// The forms that a checksum may have in a packet.
+fn forms(packet: &Packet<'_>, version: Version) -> &'static [Checksum] {
+    match (version, Family::of(packet.source)) {
+        (Version::V2, _) | (Version::V3, Family::V6) => &[Checksum::Rfc9568],
+        (Version::V3, Family::V4) if packet.destination.is_multicast() => {
+            &[Checksum::Rfc9568, Checksum::PseudoHeader]
+        }
+        (Version::V3, Family::V4) => {
+            &[Checksum::Rfc9568, Checksum::PseudoHeader, Checksum::GroupPseudoHeader]
+        }
+    }
+}
+
+/// The sum of octets of a packet, and of the pseudo header that goes with this form.
+fn sum_as(packet: &Packet<'_>, version: Version, form: Checksum, octets: &[u8]) -> u16 {
+    let ends = covered(version, form, packet.source, packet.destination);
+    fold(sum(octets) + ends.map_or(0, |(a, b)| pseudo(a, b, octets.len())))
+}
+
+/// The form in which the checksum of these octets of a packet is right.
+fn find_checksum(packet: &Packet<'_>, version: Version, octets: &[u8]) -> Option<Checksum> {
+    let is_right = |form: &&Checksum| sum_as(packet, version, **form, octets) == 0xffff;
+    forms(packet, version).iter().find(is_right).copied()
+}
+
+/// The version that a packet says it is of; 3 if there is none such.
+pub(crate) fn claimed_version(packet: &Packet<'_>) -> Version {
+    match packet.payload.first().map(|first| first >> 4) {
+        Some(2) => Version::V2,
+        _ => Version::V3,
+    }
+}
+
+/// The checksums that would be right for a packet, one for each form that it may have.
+pub(crate) fn right_checksums(packet: &Packet<'_>) -> impl Iterator<Item = (Checksum, u16)> {
+    let version = claimed_version(packet);
+    let received = packet.payload.get(6..8).map_or(0, |two| u16::from_be_bytes([two[0], two[1]]));
+    forms(packet, version).iter().map(move |form| {
+        // Without what it has: one's complement takes away by adding the complement.
+        let rest = u32::from(sum_as(packet, version, *form, packet.payload)) + u32::from(!received);
+        (*form, !fold(rest))
+    })
+}
+
 /// Octets of an advert with so many addresses.
-const fn length(version: Version, family: Family, addresses: usize) -> usize {
+pub(crate) const fn length(version: Version, family: Family, addresses: usize) -> usize {
     let auth = match version {
         Version::V2 => AUTH_DATA,
         Version::V3 => 0,

@@ -15,9 +15,11 @@ use crate::settings::{self, Address, Settings};
 use crate::types::{Family, Moment, Priority};
 
 mod counts;
+mod flaws;
 mod virtual_router;
 
 pub use counts::{Counts, RejectedCounts};
+pub use flaws::{Flaw, LastFlaw, Notice, PERIOD, SENDERS, Texts};
 pub use virtual_router::{Inheritance, Obstacle, Other, VirtualRouter};
 
 /// Identity of a virtual router, for as long as the [`Router`] lives: none is used again.
@@ -52,6 +54,8 @@ pub struct Router {
     next_id: u32,
     /// Packets that are for none of them.
     strays: RejectedCounts,
+    /// What is to be said of the last packet.
+    notices: Vec<Notice>,
 }
 
 impl Router {
@@ -103,7 +107,8 @@ impl Router {
         Ok(changes)
     }
 
-    /// A packet of [`crate::advert::PROTOCOL`] that arrived on this interface.
+    /// A packet of [`crate::advert::PROTOCOL`] that arrived on this interface. What people are to be
+    /// told of it is in [`Router::notices`] until the next one.
     ///
     /// # Errors
     ///
@@ -115,6 +120,7 @@ impl Router {
         now: Moment,
         sink: &mut Sink<'_>,
     ) -> Result<InstanceId, Rejected> {
+        self.notices.clear();
         let family = Family::of(packet.source);
         // What it claims to be for says at least whom it concerns, be it broken or not.
         let claimed = packet.payload.get(1).copied();
@@ -129,9 +135,15 @@ impl Router {
             self.strays.count(rejected);
             return Err(rejected);
         };
-        self.routers[index].receive(packet, now, sink)?;
+        self.routers[index].receive(packet, now, sink, &mut self.notices)?;
         self.settle(index, now, sink);
         Ok(self.routers[index].id())
+    }
+
+    /// What people are to be told of the packet that came last: each flaw of a sender once in
+    /// [`PERIOD`].
+    pub fn notices(&self) -> &[Notice] {
+        &self.notices
     }
 
     /// Has all that is due done. Everything that had arrived before has been told before.

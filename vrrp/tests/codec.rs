@@ -201,6 +201,49 @@ fn address_sets_are_compared_in_any_order() {
     assert!(addresses(&[]).is_empty());
 }
 
+/// What keepalived 2.4 appends with `auth_hmac`, and what others might: it is named, so that nobody
+/// looks for a mistake in the length.
+#[test]
+fn authentication_behind_an_advert_is_known_as_such() {
+    const TRAILER: &str = "010100006800000080000000 1b84bc4e8e43892dc6d98448f8ee2265";
+    let reason = |source: &str, bytes: &[u8]| {
+        let group = if source.contains(':') { "ff02::12" } else { "224.0.0.18" };
+        Advert::decode(&packet(source, group, bytes), Scope::Link).unwrap_err()
+    };
+    // The checksum is over the advert alone, with IPv6 over the trailer too.
+    let signed = hex(&format!("3133c80100644402c0000264 {TRAILER}"));
+    assert_eq!(reason("198.51.100.10", &signed), Rejected::Auth);
+    let v6 = "3133c8010064 0000 fe800000000000000000000000000100";
+    let mut signed_v6 = hex(&format!("{v6} {TRAILER}"));
+    // The kernel fills it in: take what is right from an advert that is sent with it.
+    let sum = signed_v6.chunks(2).map(|two| u32::from(u16::from_be_bytes([two[0], two[1]])));
+    let ends = ["fe80::10", "ff02::12"].map(|end| match ip(end) {
+        IpAddr::V6(end) => end.segments().map(u32::from).iter().sum::<u32>(),
+        IpAddr::V4(_) => unreachable!("IPv6"),
+    });
+    let mut sum = sum.sum::<u32>() + ends[0] + ends[1] + 112 + signed_v6.len() as u32;
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    signed_v6[6..8].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+    assert_eq!(reason("fe80::10", &signed_v6), Rejected::Auth);
+    let mut v2 = hex(&format!("21 01 64 01 0001 0000 c0000201 0000000000000000 {TRAILER}"));
+    let mut advert = v2[..20].to_vec();
+    seal(&mut advert);
+    v2[..20].copy_from_slice(&advert);
+    assert_eq!(reason("198.51.100.10", &v2), Rejected::Auth);
+    // Of version 2 with a type that has more data than RFC 2338 knew.
+    let mut typed = hex("21 01 64 01 fe01 0000 c0000201 0000000000000000 00000000");
+    seal(&mut typed);
+    assert_eq!(reason("198.51.100.10", &typed), Rejected::Auth);
+
+    // Less than any authentication needs, or behind no advert that is as it was sent.
+    assert_eq!(reason("198.51.100.10", &signed[..12 + 15]), Rejected::Length);
+    let mut broken = signed;
+    broken[2] ^= 1;
+    assert_eq!(reason("198.51.100.10", &broken), Rejected::Length);
+}
+
 /// What an advert may be, with its way.
 #[derive(Clone, Debug)]
 struct Any {

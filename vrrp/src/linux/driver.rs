@@ -262,6 +262,9 @@ impl Driver {
                 router.receive(&listening.interface, &packet, now, &mut |router, actions| {
                     voice.act(router, actions);
                 });
+            for notice in router.notices() {
+                voice.tell_flaw(router, notice);
+            }
             if let Ok(id) = heard
                 && let Some(router) = router.get(id)
             {

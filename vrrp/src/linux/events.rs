@@ -88,8 +88,10 @@ pub fn run(outbox: &Arc<Outbox>, events: &Events, programs: &Programs, stop: &At
         while let Some(entry) = queue.try_pop().or_else(|| outbox.late.try_pop()) {
             match entry {
                 Entry::Event(event) => {
-                    // Transitions always are told.
-                    if matches!(event, Event::Transition { .. }) || window.is_open() {
+                    // Transitions always are told, and what is wrong with adverts was counted before.
+                    let always =
+                        matches!(event, Event::Transition { .. } | Event::AdvertFlawed { .. });
+                    if always || window.is_open() {
                         log(&event);
                     }
                     events(event);
@@ -143,6 +145,13 @@ fn log(event: &Event) {
         }
         Event::Contention { instance, from, priority } => {
             tracing::warn!(instance, %from, priority, "another router says that it is master");
+        }
+        Event::AdvertFlawed { instance, reason, refused, from, received, expected, more } => {
+            let what = match refused {
+                true => "an advert was refused",
+                false => "an advert differs from what is configured here",
+            };
+            tracing::warn!(instance, reason, %from, received, expected, more, "{what}");
         }
         Event::AddressRestored { instance, address } => {
             tracing::warn!(instance, %address, "something removed the address; it is back");

@@ -82,9 +82,9 @@ pub fn identity(settings: &Settings) -> String {
 }
 
 const CHECKSUMS: [(Checksum, &str); 3] = [
-    (Checksum::Rfc9568, "rfc9568"),
-    (Checksum::PseudoHeader, "pseudo_header"),
-    (Checksum::GroupPseudoHeader, "group_pseudo_header"),
+    (Checksum::Rfc9568, Checksum::Rfc9568.as_str()),
+    (Checksum::PseudoHeader, Checksum::PseudoHeader.as_str()),
+    (Checksum::GroupPseudoHeader, Checksum::GroupPseudoHeader.as_str()),
 ];
 
 const AWAITS: [(Awaits, &str); 3] =

@@ -102,6 +102,7 @@ use std::time::{Duration, SystemTime};
 use self::driver::Command;
 pub use self::legacy::{Legacy, Share, identity};
 use self::running::Threads;
+pub use crate::router::{Flaw, Texts};
 use crate::settings::{self, Address, Settings};
 use crate::types::{Moment, Version, Vrid};
 
@@ -237,8 +238,9 @@ pub struct Counts {
     pub priority_zero_received: u64,
     /// Adverts that could not be sent.
     pub send_failures: u64,
-    /// Packets refused, by reason; reasons that never came are not there.
-    pub rejected: Vec<(&'static str, u64)>,
+    /// Adverts with a flaw, by [`Flaw::as_str`]; those that never came are not there. All but the
+    /// `…_mismatch` ones were refused.
+    pub flaws: Vec<(&'static str, u64)>,
 }
 
 /// What is the case with one virtual router.
@@ -274,8 +276,26 @@ pub struct Status {
     pub counts: Counts,
     /// Other routers that were heard, the last heard first: 16 at most.
     pub heard: Vec<Heard>,
+    /// The last advert with a flaw.
+    pub last_flaw: Option<LastFlaw>,
     /// Whether the driver has real-time priority.
     pub realtime: bool,
+}
+
+/// An advert that was refused, or taken though it differs from what is configured here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastFlaw {
+    /// What is wrong: [`Flaw::as_str`].
+    pub reason: &'static str,
+    /// Whether it was refused.
+    pub refused: bool,
+    /// The sender.
+    pub from: IpAddr,
+    /// How long ago it came.
+    pub ago: Duration,
+    /// What was received and expected, when it was last said of this sender; `None` if it has not been
+    /// since the settings changed.
+    pub texts: Option<Texts>,
 }
 
 /// Another router that was heard.
@@ -318,6 +338,24 @@ pub enum Event {
         from: IpAddr,
         /// Its priority.
         priority: u8,
+    },
+    /// An advert was refused, or taken though it differs from what is configured here: each flaw of
+    /// a sender once a minute.
+    AdvertFlawed {
+        /// The virtual router.
+        instance: String,
+        /// What is wrong: [`Flaw::as_str`].
+        reason: &'static str,
+        /// Whether it was refused.
+        refused: bool,
+        /// The sender.
+        from: IpAddr,
+        /// What was received, in words.
+        received: String,
+        /// What was expected, in words.
+        expected: String,
+        /// Such adverts of this sender since it was told last, without this one.
+        more: u64,
     },
     /// Something else removed an address, and it was put back.
     AddressRestored {

@@ -3,8 +3,7 @@
 use std::time::SystemTime;
 
 use super::voice::{Voice, state};
-use super::{Counts, Heard, Status};
-use crate::advert::Rejected;
+use super::{Counts, Heard, LastFlaw, Status};
 use crate::instance::{Cause, Role};
 use crate::router::{Router, VirtualRouter};
 use crate::settings::Settings;
@@ -29,7 +28,7 @@ pub fn report(
 ) -> Report {
     Report {
         routers: router.iter().map(|one| status(one, voice, trouble, realtime, now)).collect(),
-        strays: nonzero(router.strays().iter()),
+        strays: nonzero(router.strays().iter().map(|(reason, count)| (reason.as_str(), count))),
     }
 }
 
@@ -75,7 +74,7 @@ fn status(
             priority_zero_sent: counts.priority_zero_sent,
             priority_zero_received: counts.priority_zero_received,
             send_failures: voice.send_failures(router.id()),
-            rejected: nonzero(counts.rejected.iter()),
+            flaws: nonzero(counts.flaws().map(|(flaw, count)| (flaw.as_str(), count))),
         },
         heard: router
             .others()
@@ -87,6 +86,13 @@ fn status(
                 adverts: other.adverts,
             })
             .collect(),
+        last_flaw: router.last_flaw().map(|last| LastFlaw {
+            reason: last.flaw.as_str(),
+            refused: last.flaw.is_rejected(),
+            from: last.from,
+            ago: now - last.at,
+            texts: last.texts.cloned(),
+        }),
         realtime,
     }
 }
@@ -96,7 +102,6 @@ pub fn lack(settings: &Settings) -> String {
     settings.source.map_or_else(|| "no address".to_owned(), |source| format!("no address {source}"))
 }
 
-fn nonzero(counts: impl Iterator<Item = (Rejected, u64)>) -> Vec<(&'static str, u64)> {
-    let some = counts.filter(|(_, count)| *count > 0);
-    some.map(|(reason, count)| (reason.as_str(), count)).collect()
+fn nonzero(counts: impl Iterator<Item = (&'static str, u64)>) -> Vec<(&'static str, u64)> {
+    counts.filter(|(_, count)| *count > 0).collect()
 }

@@ -15,7 +15,7 @@ use super::thread::Queue;
 use super::{Event, State, guard};
 use crate::advert::LONGEST;
 use crate::instance::{Actions, Cause, Role, Transition};
-use crate::router::{InstanceId, VirtualRouter};
+use crate::router::{InstanceId, Notice, Router, VirtualRouter};
 use crate::settings::Address;
 use crate::types::{Moment, Priority};
 
@@ -176,6 +176,20 @@ impl Voice {
             let instance = router.settings().name.clone();
             self.outbox.put(Event::Contention { instance, from, priority });
         }
+    }
+
+    /// Tells what is wrong with an advert, which the core says seldom enough.
+    pub fn tell_flaw(&self, router: &Router, notice: &Notice) {
+        let Some(router) = router.get(notice.instance) else { return };
+        self.outbox.put(Event::AdvertFlawed {
+            instance: router.settings().name.clone(),
+            reason: notice.flaw.as_str(),
+            refused: notice.flaw.is_rejected(),
+            from: notice.from,
+            received: notice.texts.received.clone(),
+            expected: notice.texts.expected.clone(),
+            more: notice.more,
+        });
     }
 
     /// Sends by this way from now on, and has the keeper know. Says whether it can be sent by.

@@ -1,6 +1,7 @@
 //! What is counted, for metrics and status.
 
 use crate::advert::Rejected;
+use crate::router::flaws::Flaw;
 
 /// Packets that were ignored, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,4 +61,18 @@ pub struct Counts {
     pub to_backup: u64,
     /// Transitions to `master`.
     pub to_master: u64,
+}
+
+impl Counts {
+    /// How many adverts had each flaw.
+    pub fn flaws(&self) -> impl Iterator<Item = (Flaw, u64)> {
+        Flaw::all().map(|flaw| {
+            let count = match flaw {
+                Flaw::Rejected(rejected) => self.rejected.get(rejected),
+                Flaw::Interval => self.interval_mismatch,
+                Flaw::AddressList => self.address_list_mismatch,
+            };
+            (flaw, count)
+        })
+    }
 }

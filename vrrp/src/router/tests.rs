@@ -454,3 +454,138 @@ fn a_stop_is_for_good() {
     host.pass(ms(1_000));
     assert_eq!((host.transitions(), host.role(id)), (vec![], Role::Init));
 }
+
+/// What is said of a packet, as `reason: received; expected`.
+fn said_of(host: &mut Host, from: &str, to: &str, ttl: u8, payload: &[u8]) -> Vec<String> {
+    let packet = Packet { source: ip(from), destination: ip(to), ttl, payload };
+    let _counted = host.call(|router, now, sink| router.receive("eth0", &packet, now, sink));
+    let text = |notice: &Notice| {
+        assert_eq!(notice.from, ip(from));
+        let Texts { received, expected } = &notice.texts;
+        std::format!("{}: {received}; {expected}", notice.flaw.as_str())
+    };
+    host.router.notices().iter().map(text).collect()
+}
+
+#[test]
+fn what_is_wrong_with_an_advert_is_said_with_what_was_expected() {
+    const GROUP: &str = "224.0.0.18";
+    let one = settings("one", 51, "10.0.0.100");
+    let mut host = Host::new(vec![one.clone()]);
+    let right = advert(&one, 200, Checksum::Rfc9568);
+    let checksum = std::format!("{:#06x}", u16::from_be_bytes([right[6], right[7]]));
+    let mut of_stranger = |change: &dyn Fn(&mut Vec<u8>), to: &str, ttl| {
+        let mut payload = right.clone();
+        change(&mut payload);
+        said_of(&mut host, PEER, to, ttl, &payload)
+    };
+    let as_it_is = |_: &mut Vec<u8>| ();
+    assert_eq!(of_stranger(&as_it_is, GROUP, 255), Vec::<String>::new());
+    assert_eq!(
+        of_stranger(&as_it_is, GROUP, 64),
+        ["ttl: TTL 64; TTL 255, which nobody beyond a router can send"]
+    );
+    assert_eq!(
+        of_stranger(&|it| it[0] = 0x21, GROUP, 255),
+        ["length: 12 octets; 20 octets for a count of 1 addresses in version 2"]
+    );
+    let version = of_stranger(&|it| it[0] = 0x41, GROUP, 255);
+    assert_eq!(version, ["version: version 4; version 3"]);
+    let of_checksum = of_stranger(&|it| (it[6], it[7]) = (0x12, 0x34), GROUP, 255);
+    let [line] = of_checksum.as_slice() else { panic!("{of_checksum:?}") };
+    assert!(line.starts_with("checksum: checksum 0x1234; "), "{line}");
+    assert!(line.contains(&std::format!("{checksum} (rfc9568) or ")), "{line}");
+    assert!(line.ends_with(" (pseudo_header)"), "{line}");
+    let destination = of_stranger(&as_it_is, OWN, 255);
+    assert_eq!(
+        destination,
+        ["destination: sent to 10.0.0.2; sent to the group 224.0.0.18, as no unicast_peers are \
+          configured"]
+    );
+    assert_eq!(of_stranger(&as_it_is, OWN, 255), Vec::<String>::new(), "it was said just now");
+    let own = said_of(&mut host, OWN, GROUP, 255, &right);
+    assert!(own[0].starts_with("own_source: sent from this gateway's own address 10.0.0.2; "));
+    // Another virtual router on the same link is nobody's mistake.
+    let other = advert(&settings("x", 52, "10.0.0.101"), 200, Checksum::Rfc9568);
+    assert_eq!(said_of(&mut host, PEER, GROUP, 255, &other), Vec::<String>::new());
+}
+
+#[test]
+fn what_differs_and_is_taken_is_said_too_and_both_are_counted() {
+    let one = settings("one", 51, "10.0.0.100");
+    let mut host = Host::new(vec![one.clone()]);
+    let id = host.ids()[0];
+    let mut other = settings("one", 51, "10.0.0.101");
+    other.interval = Interval::from_centis(100).unwrap();
+    let bytes = advert(&other, 200, Checksum::Rfc9568);
+    let heard = said_of(&mut host, PEER, "224.0.0.18", 255, &bytes);
+    assert_eq!(
+        heard,
+        [
+            "interval_mismatch: advert_interval 1s; advert_interval 100ms",
+            "address_list_mismatch: addresses 10.0.0.101; addresses 10.0.0.100",
+        ]
+    );
+    assert!(said_of(&mut host, PEER, "224.0.0.18", 255, &bytes).is_empty());
+    let router = host.router.get(id).unwrap();
+    assert_eq!(router.master(), Some(ip(PEER)));
+    let counts: Vec<_> = router.counts().flaws().filter(|(_, count)| *count > 0).collect();
+    assert_eq!(counts, [(Flaw::Interval, 2), (Flaw::AddressList, 2)]);
+    let last = router.last_flaw().unwrap();
+    assert_eq!((last.flaw, last.from, last.at), (Flaw::AddressList, ip(PEER), host.now));
+    assert_eq!(last.texts.unwrap().expected, "addresses 10.0.0.100");
+
+    // A minute later it is said again, and after a reload at once, with what is expected by then.
+    host.now = host.now + PERIOD;
+    assert_eq!(said_of(&mut host, PEER, "224.0.0.18", 255, &bytes).len(), 2);
+    assert_eq!(host.router.notices()[0].more, 1);
+    let mut changed = one;
+    changed.interval = other.interval;
+    changed.addresses.push(Address { ip: ip("10.0.0.101"), prefix: 24 });
+    host.reconfigure(vec![changed]).unwrap();
+    assert_eq!(
+        said_of(&mut host, PEER, "224.0.0.18", 255, &bytes),
+        ["address_list_mismatch: addresses 10.0.0.101; addresses 10.0.0.100, 10.0.0.101"]
+    );
+}
+
+#[test]
+fn a_mismatch_of_version_2_is_a_refusal_that_is_said() {
+    let mut one = settings("one", 51, "10.0.0.100");
+    one.interval = Interval::from_secs(1).unwrap();
+    let mut host = Host::new(vec![one.clone()]);
+    let mut other = one.clone();
+    other.interval = Interval::from_secs(3).unwrap();
+    let bytes = advert(&other, 200, Checksum::Rfc9568);
+    assert_eq!(
+        said_of(&mut host, PEER, "224.0.0.18", 255, &bytes),
+        ["interval: advert_interval 3s; advert_interval 1s"]
+    );
+    let mut password = advert(&one, 200, Checksum::Rfc9568);
+    password[4] = 1;
+    password[12..20].copy_from_slice(b"secret\0\0");
+    // Both change the sum of 16-bit words; the checksum takes that back.
+    let sum = password.chunks(2).map(|two| u32::from(two[0]) << 8 | u32::from(two[1]));
+    let sum = sum.sum::<u32>() - (u32::from(password[6]) << 8 | u32::from(password[7]));
+    let sum = (sum & 0xffff) + (sum >> 16);
+    password[6..8].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
+    let texts = said_of(&mut host, PEER, "224.0.0.18", 255, &password);
+    assert_eq!(texts, ["auth: authentication type 1, a password; no authentication"]);
+}
+
+#[test]
+fn who_is_no_peer_is_said_with_those_who_are() {
+    let mut one = settings("one", 51, "10.0.0.100");
+    one.unicast_peers = vec![ip(PEER), ip("10.0.0.4")];
+    let mut host = Host::new(vec![one.clone()]);
+    let bytes = advert(&one, 200, Checksum::Rfc9568);
+    assert_eq!(
+        said_of(&mut host, "10.0.0.9", OWN, 255, &bytes),
+        ["not_a_peer: sent from 10.0.0.9; one of unicast_peers: 10.0.0.3, 10.0.0.4"]
+    );
+    assert_eq!(
+        said_of(&mut host, PEER, "224.0.0.18", 255, &bytes),
+        ["destination: sent to 224.0.0.18; sent to this gateway alone, as unicast_peers are \
+          configured"]
+    );
+}

@@ -8,6 +8,7 @@ use core::net::IpAddr;
 use crate::advert::{Addresses, Advert, Checksum, Message, Packet, Rejected, Scope};
 use crate::instance::{Actions, Cause, Course, Input, Instance, Parameters, Role};
 use crate::router::counts::Counts;
+use crate::router::flaws::{self, Flaw, LastFlaw, Notice, Said};
 use crate::router::{InstanceId, Sink, effective};
 use crate::settings::{Address, ChecksumPolicy, Settings};
 use crate::types::{Moment, Priority, Version};
@@ -99,6 +100,8 @@ pub struct VirtualRouter {
     /// Other routers that were heard.
     others: Vec<Other>,
     counts: Counts,
+    /// What was said of flaws in its adverts.
+    said: Said,
     since: Moment,
     cause: Cause,
 }
@@ -119,6 +122,7 @@ impl VirtualRouter {
             heard: None,
             others: Vec::new(),
             counts: Counts::default(),
+            said: Said::default(),
             since: now,
             cause: Cause::Startup,
             settings,
@@ -211,6 +215,11 @@ impl VirtualRouter {
     /// What it has counted.
     pub const fn counts(&self) -> &Counts {
         &self.counts
+    }
+
+    /// The last advert that was refused, or taken though it differs from what is configured.
+    pub fn last_flaw(&self) -> Option<LastFlaw<'_>> {
+        self.said.last()
     }
 
     /// Writes an advert for one of [`Settings::destinations`], and says how long it is: at most
@@ -319,6 +328,7 @@ impl VirtualRouter {
             || !acquired.is_empty()
             || settings.unicast_peers != self.settings.unicast_peers;
         (self.settings, self.wire) = (settings, wire);
+        self.said.forget();
         let parameters = parameters(&self.settings, self.weight);
         if addresses || parameters != *self.instance.parameters() {
             self.handle(Input::Reconfigure { parameters, addresses }, now, sink);
@@ -351,9 +361,16 @@ impl VirtualRouter {
         packet: &Packet<'_>,
         now: Moment,
         sink: &mut Sink<'_>,
+        notices: &mut Vec<Notice>,
     ) -> Result<(), Rejected> {
-        let (advert, checksum) =
-            self.accept(packet).inspect_err(|rejected| self.counts.rejected.count(*rejected))?;
+        let (advert, checksum) = match self.accept(packet) {
+            Ok(accepted) => accepted,
+            Err(rejected) => {
+                self.counts.rejected.count(rejected);
+                self.note(Flaw::Rejected(rejected), packet, now, notices);
+                return Err(rejected);
+            }
+        };
         self.heard = Some(checksum);
         let is_ours = self.addresses().is_some_and(|own| own.is_same_set(advert.addresses));
         let own = self.instance.parameters();
@@ -364,10 +381,26 @@ impl VirtualRouter {
         counts.interval_out_of_bounds += u64::from(own.learned(advert.interval) != advert.interval);
         counts.address_list_mismatch += u64::from(!is_ours);
         counts.contentions += u64::from(self.instance.role() == Role::Master);
+        let differs = advert.interval != own.interval;
         let Advert { priority, interval, .. } = advert;
+        if differs {
+            self.note(Flaw::Interval, packet, now, notices);
+        }
+        if !is_ours {
+            self.note(Flaw::AddressList, packet, now, notices);
+        }
         self.remember(packet.source, priority, now);
         self.handle(Input::Advert { from: packet.source, priority, interval }, now, sink);
         Ok(())
+    }
+
+    /// A packet has a flaw: adds what is to be said of it, if anything is.
+    fn note(&mut self, flaw: Flaw, packet: &Packet<'_>, now: Moment, notices: &mut Vec<Notice>) {
+        let (settings, own, from) = (&self.settings, self.source, packet.source);
+        let texts = || flaws::describe(flaw, packet, settings, own);
+        if let Some((more, texts)) = self.said.note(flaw, from, now, texts) {
+            notices.push(Notice { instance: self.id, flaw, from, texts, more });
+        }
     }
 
     fn remember(&mut self, address: IpAddr, priority: Priority, at: Moment) {
