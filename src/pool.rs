@@ -171,6 +171,8 @@ pub struct Pool {
     pub ordinary: Arc<Tier>,
     /// Tried when no ordinary backend is left.
     pub backup: Arc<Tier>,
+    /// Backups are also tried when those that are left are full.
+    pub backup_overflow: bool,
     /// Longest time for one connect.
     pub connect_timeout: Duration,
     /// How long what was sent to a backend may stay unacknowledged; `None` = as long as the system
@@ -249,6 +251,10 @@ impl Pool {
     ) -> Result<T, Unavailable> {
         match choose(&self.ordinary, &tried.ordinary) {
             Err(Unavailable::Down) => choose(&self.backup, &tried.backup),
+            // Without a backup there is still one to wait for.
+            Err(Unavailable::Full) if self.backup_overflow => {
+                choose(&self.backup, &tried.backup).map_err(|_| Unavailable::Full)
+            }
             // Backups stand in for backends that are down, not for busy ones.
             found => found,
         }
@@ -466,6 +472,7 @@ mod tests {
             name: "pool".into(),
             ordinary: tier("o", ordinary, false),
             backup: tier("b", backup, true),
+            backup_overflow: false,
             connect_timeout: Duration::from_secs(1),
             user_timeout: None,
             retries: 2,
@@ -517,6 +524,54 @@ mod tests {
         let pool = pool(&[(1, 1)], &[(1, 0)]);
         let _held = lease(&pool, &Tried::default()).unwrap();
         assert_eq!(lease(&pool, &Tried::default()).unwrap_err(), Unavailable::Full);
+    }
+
+    #[test]
+    fn backups_take_what_full_backends_can_not_if_they_are_told_to() {
+        let mut pool = pool(&[(1, 1), (1, 1)], &[(1, 1)]);
+        Arc::get_mut(&mut pool).unwrap().backup_overflow = true;
+        let none = Tried::default();
+        let held = ["o0", "o1", "b0"].map(|expected| {
+            let lease = lease(&pool, &none).unwrap();
+            assert_eq!(&*lease.backend().name, expected);
+            lease
+        });
+        assert_eq!(lease(&pool, &none).unwrap_err(), Unavailable::Full);
+        // A backup that is down, or that failed this connection, leaves the full ones to wait for.
+        let [first, _second, backup] = held;
+        let mut tried = Tried::default();
+        tried.push(backup.backend());
+        assert_eq!(lease(&pool, &tried).unwrap_err(), Unavailable::Full);
+        backup.backend().set_weight(0);
+        drop(backup);
+        assert_eq!(lease(&pool, &none).unwrap_err(), Unavailable::Full);
+        // They come first again once one is free.
+        drop(first);
+        assert_eq!(&*lease(&pool, &none).unwrap().backend().name, "o0");
+    }
+
+    #[tokio::test]
+    async fn a_backup_that_is_free_serves_the_queue_where_full_backends_overflow() {
+        for overflows in [false, true] {
+            let mut pool = pool(&[(1, 1)], &[(1, 1)]);
+            Arc::get_mut(&mut pool).unwrap().backup_overflow = true;
+            let ordinary = lease(&pool, &Tried::default()).unwrap();
+            let backup = lease(&pool, &Tried::default()).unwrap();
+            assert!(backup.backend().backup);
+            Arc::get_mut(&mut pool).unwrap().backup_overflow = overflows;
+            let waiting = tokio::spawn({
+                let pool = Arc::clone(&pool);
+                async move { pool.queued(0, 0, &Tried::default()).await }
+            });
+            while pool.queue.depth() < 1 {
+                tokio::task::yield_now().await;
+            }
+            drop(backup);
+            assert_eq!(pool.queue.depth(), usize::from(!overflows));
+            drop(ordinary);
+            let served = waiting.await.unwrap().unwrap();
+            assert_eq!(served.backend().backup, overflows);
+        }
     }
 
     #[tokio::test]

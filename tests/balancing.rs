@@ -270,6 +270,62 @@ fn without_a_queue_a_full_backend_refuses_at_once() {
     assert_eq!(visit(address).unwrap(), "a");
 }
 
+/// Two with a maximum of one and a backup with a maximum of one, and who gets the clients that
+/// come one by one and stay.
+fn four_at_once(lines: &str) -> (Gateway, Vec<Option<(std::net::TcpStream, String)>>) {
+    let address = unused_address();
+    let servers = ["a", "b", "spare"].map(Server::named);
+    let config = Config::new(address)
+        .pool("queue_timeout = '0s'")
+        .pool(lines)
+        .backend(&servers[0], "max_connections = 1")
+        .backend(&servers[1], "max_connections = 1")
+        .backend(&servers[2], "max_connections = 1\nbackup = true");
+    let gateway = Gateway::start(config);
+    let clients = (0..4).map(|_| held(address).ok()).collect();
+    // The servers have answered; they are needed no longer.
+    (gateway, clients)
+}
+
+#[test]
+fn full_backends_overflow_to_backups_where_they_are_told_to() {
+    for balance in ["weighted_round_robin", "least_connections", "random", "source_hash"] {
+        let names = |lines: &str| {
+            let (gateway, clients) = four_at_once(&format!("balance = '{balance}'\n{lines}"));
+            gateway.await_records(1, "queue_timeout");
+            let mut names: Vec<_> =
+                clients.iter().flatten().map(|(_, name)| name.clone()).collect();
+            names[..2].sort();
+            names
+        };
+        assert_eq!(names("backup_overflow = true"), ["a", "b", "spare"], "{balance}");
+        assert_eq!(names("backup_overflow = false"), ["a", "b"], "{balance}");
+    }
+}
+
+#[test]
+fn a_client_that_waits_is_served_by_whichever_is_free_first() {
+    let address = unused_address();
+    let [a, spare] = ["a", "spare"].map(Server::named);
+    let config = Config::new(address)
+        .pool("queue_timeout = '1m'\nbackup_overflow = true")
+        .backend(&a, "max_connections = 1")
+        .backend(&spare, "max_connections = 1\nbackup = true");
+    let gateway = Gateway::start(config);
+    let (of_a, name) = held(address).unwrap();
+    assert_eq!(name, "a");
+    let (of_spare, name) = held(address).unwrap();
+    assert_eq!(name, "spare");
+    let mut waiting = connect(address).unwrap();
+    eventually("it waits", || gateway.metric("lockgate_queue_depth", &[("pool", "app")]) == 1.0);
+    assert!(stays_silent(&waiting));
+    drop(of_spare);
+    assert_eq!(greeting(&mut waiting).unwrap(), "spare");
+    drop(of_a);
+    eventually("a is free", || gateway.backend("a")["connections"] == 0);
+    assert_eq!(held(address).unwrap().1, "a", "backups take nothing while others have room");
+}
+
 #[test]
 fn a_backend_that_comes_up_starts_slowly() {
     let address = unused_address();

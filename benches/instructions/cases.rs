@@ -253,6 +253,7 @@ fn pool(backends: u16) -> Arc<Pool> {
         name: Arc::clone(&name),
         ordinary: tier(false, backends),
         backup: tier(true, 0),
+        backup_overflow: false,
         connect_timeout: Duration::from_secs(5),
         retries: 2,
         user_timeout: None,

@@ -390,6 +390,8 @@ pub struct Pool {
     pub retries: u32,
     /// How long a connection waits when every backend is full; zero = refuse at once.
     pub queue_timeout: Duration,
+    /// Backup backends take connections when all others that are up are full, too.
+    pub backup_overflow: bool,
     /// How long a backend that came up takes to reach its weight; zero = at once.
     pub slow_start: Duration,
     /// What to do when every backend is down.
@@ -411,6 +413,22 @@ pub struct Pool {
     pub passive: Option<Passive>,
     /// Never empty; names are unique within the pool.
     pub backends: Vec<Backend>,
+}
+
+impl Pool {
+    /// What is allowed of it, and yet rarely meant.
+    fn doubt(&self) -> Option<String> {
+        let mut others = self.backends.iter().filter(|backend| !backend.backup);
+        let lacks = match () {
+            () if !self.backup_overflow => return None,
+            () if self.backends.iter().all(|backend| !backend.backup) => "no backend is a backup",
+            () if others.all(|backend| backend.max_connections.is_none()) => {
+                "no backend but the backups has max_connections"
+            }
+            () => return None,
+        };
+        Some(format!("pool {}: backup_overflow has no effect: {lacks}", self.name))
+    }
 }
 
 /// `on_down`

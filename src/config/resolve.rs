@@ -207,6 +207,7 @@ fn pool(typed: Pool, errors: &mut Findings) -> plan::Pool {
         connect_timeout: typed.connect_timeout,
         retries: typed.retries,
         queue_timeout: typed.queue_timeout,
+        backup_overflow: typed.backup_overflow,
         slow_start: typed.slow_start,
         all_down: typed.all_down,
         on_down: typed.on_down,

@@ -102,6 +102,7 @@ fn defaults() {
             connect_timeout: seconds(5),
             retries: 2,
             queue_timeout: seconds(5),
+            backup_overflow: false,
             slow_start: Duration::ZERO,
             all_down: AllDown::Refuse,
             on_down: OnDown::Keep,
@@ -129,6 +130,25 @@ fn defaults() {
         vrrp: Vec::new(),
     };
     assert_eq!(plan, expected);
+}
+
+#[test]
+fn an_overflow_that_cannot_happen_is_a_doubt() {
+    let overflowing = |backends: &[&str]| {
+        let backends = backends.iter().enumerate().map(|(index, lines)| {
+            format!("[[pool.p.backend]]\naddress = '10.0.0.{}:80'\n{lines}\n", index + 1)
+        });
+        let listener = "[[listener]]\nname = 'web'\nbind = ['127.0.0.1:80']\npool = 'p'\n";
+        let text = format!("{listener}[pool.p]\nbackup_overflow = true\n");
+        parse("t.toml", &(text + &backends.collect::<String>())).unwrap().doubts()
+    };
+    let start = "pool p: backup_overflow has no effect: no backend ";
+    assert_eq!(overflowing(&["max_connections = 1"]), [format!("{start}is a backup")]);
+    assert_eq!(
+        overflowing(&["", "backup = true\nmax_connections = 1"]),
+        [format!("{start}but the backups has max_connections")]
+    );
+    assert_eq!(overflowing(&["max_connections = 1", "backup = true"]), [""; 0]);
 }
 
 #[test]
@@ -165,6 +185,7 @@ balance = "source_hash"
 connect_timeout = "250ms"
 retries = 0
 queue_timeout = "0s"
+backup_overflow = true
 slow_start = "1m"
 all_down = "try_all"
 on_down = "reset"

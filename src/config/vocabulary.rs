@@ -107,6 +107,7 @@ pub(super) const POOL: Vocabulary = Vocabulary {
         "connect_timeout",
         "retries",
         "queue_timeout",
+        "backup_overflow",
         "slow_start",
         "all_down",
         "on_down",

@@ -457,6 +457,7 @@ impl Ours {
         let compiled = Pool {
             ordinary: ordinary_tier,
             backup: backup_tier,
+            backup_overflow: plan.backup_overflow,
             connect_timeout: plan.connect_timeout,
             user_timeout: unless_zero(plan.user_timeout),
             retries: plan.retries,

@@ -143,7 +143,11 @@ impl Control {
                 ("queue", format!("{waiting} connections wait already, and it goes to their end"))
             }
             Ok(backend) if backend.backup => {
-                ("connect", "no other backend is usable: backups serve".to_owned())
+                let why = match ours.pool.ordinary.group.has_candidate(&[]) {
+                    true => "every other backend is at its maximum: backups take the overflow",
+                    false => "no other backend is usable: backups serve",
+                };
+                ("connect", why.to_owned())
             }
             Ok(_) => ("connect", by_policy(plan.balance, client.address)),
             Err(Unavailable::Down) => ("refuse", "no backend is usable".to_owned()),
@@ -156,11 +160,16 @@ impl Control {
                 "every usable backend is at its maximum, and queue_timeout is 0".to_owned(),
             ),
         };
+        // Whether it is the backups' turn.
+        let backups = match &chosen {
+            Ok(backend) => backend.backup,
+            Err(Unavailable::Full) if plan.backup_overflow => true,
+            Err(_) => !ours.pool.ordinary.group.has_candidate(&[]),
+        };
         let picked = chosen.ok().filter(|_| outcome == "connect");
         outcome.clone_into(&mut told.outcome);
         told.why = why;
         told.backend = picked.as_ref().map(|backend| backend.name.to_string());
-        let backups = !ours.pool.ordinary.group.has_candidate(&[]);
         let candidate = |(member, vitals): (&Member, &Vitals)| {
             let is_it = picked.as_ref().is_some_and(|backend| backend.id == member.backend.id);
             let reason = match is_it {
@@ -207,11 +216,11 @@ impl Control {
         if member.backend.backup && !backups {
             return "a backup, which is not needed".to_owned();
         }
-        if !member.backend.backup && backups {
-            return "not usable".to_owned();
-        }
         if !load.takes(limit) {
             return format!("at its maximum of {limit} connections");
+        }
+        if !member.backend.backup && backups {
+            return "not usable".to_owned();
         }
         let connections = load.active();
         match plan.balance {

@@ -314,6 +314,9 @@ fn pool_table(pool: &Pool, ledger: &Ledger) -> Table {
         table.key("send_proxy", quoted(version), Weight::Needed);
     }
     table.option("queue_timeout", pool.queue_timeout.map(duration));
+    if pool.backup_overflow {
+        table.key("backup_overflow", "true", Weight::Optional);
+    }
     table.option("slow_start", pool.slow_start.map(duration));
     table.option("user_timeout", pool.user_timeout.map(duration));
     if pool.resets_on_down {

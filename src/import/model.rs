@@ -122,6 +122,8 @@ pub(super) struct Pool {
     pub(super) connect_timeout: Option<Duration>,
     pub(super) retries: Option<u32>,
     pub(super) queue_timeout: Option<Duration>,
+    /// Backups serve what full backends cannot.
+    pub(super) backup_overflow: bool,
     pub(super) slow_start: Option<Duration>,
     pub(super) user_timeout: Option<Duration>,
     /// Connections of a backend that goes down are reset.

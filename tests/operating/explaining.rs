@@ -99,6 +99,29 @@ fn every_backend_that_is_not_picked_says_why() {
 }
 
 #[test]
+fn a_backup_that_takes_the_overflow_says_so() {
+    let servers = ["busy", "spare"].map(Server::named);
+    let address = unused_address();
+    let config = Config::new(address)
+        .pool("backup_overflow = true")
+        .backend(&servers[0], "max_connections = 1")
+        .backend(&servers[1], "max_connections = 1\nbackup = true");
+    let gateway = Gateway::start(config);
+    let why_spare = || reason(&explained(&gateway, "listener=web"), "spare").to_owned();
+    assert_eq!(why_spare(), "a backup, which is not needed");
+    let _first = held(address).unwrap();
+    let told = explained(&gateway, "listener=web");
+    assert_eq!(told["backend"], "spare");
+    let why = "every other backend is at its maximum: backups take the overflow";
+    assert_eq!(reason(&told, "spare"), why);
+    assert_eq!(reason(&told, "busy"), "at its maximum of 1 connections");
+    let _second = held(address).unwrap();
+    let told = explained(&gateway, "listener=web");
+    assert_eq!(told["outcome"], "queue");
+    assert_eq!(reason(&told, "spare"), "at its maximum of 1 connections");
+}
+
+#[test]
 fn routes_are_found_by_name_protocol_and_network() {
     let server = Server::named("a");
     let (authority, store) = (Authority::new("ca"), Store::new());

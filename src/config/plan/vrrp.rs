@@ -195,6 +195,7 @@ impl Plan {
     /// What is allowed, and yet rarely meant.
     pub fn doubts(&self) -> Vec<String> {
         let mut doubts = super::guard::doubts(self);
+        doubts.extend(self.pools.iter().filter_map(super::Pool::doubt));
         let mut groups: HashMap<&str, usize> = HashMap::new();
         for vrrp in &self.vrrp {
             if let Some(group) = &vrrp.sync_group {

@@ -62,6 +62,8 @@ pub(super) fn pool(
             })
             .map(|(time, _)| time)
             .filter(|&time| time != USUAL),
+        // Its backups wait for the others to be down, whatever their maxconn.
+        backup_overflow: false,
         retries: retries(settings, ledger),
         slow_start: servers.iter().filter_map(|server| server.slow_start).max(),
         send_proxy: servers.first().and_then(|server| server.send_proxy),

@@ -214,13 +214,8 @@ fn upstream(
     pool.health = health(node, ledger);
     pool.queue_timeout = queue(node, &backends, ledger);
     let has_maximum = |backend: &&Backend| !backend.backup && backend.max_connections.is_some();
-    if backends.iter().any(|one| has_maximum(&one)) {
-        for backup in backends.iter().filter(|one| one.backup) {
-            let why = "backup: it gets no client while others are up, even if they are all at \
-                       max_conns";
-            ledger.changed(backup.from, why);
-        }
-    }
+    pool.backup_overflow =
+        backends.iter().any(|one| one.backup) && backends.iter().any(|one| has_maximum(&one));
     if node.child("zone").is_none() {
         for backend in backends.iter().filter(has_maximum) {
             let why = "max_conns: connections of all workers are counted together";
