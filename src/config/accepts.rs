@@ -26,6 +26,11 @@ pub fn backend(text: &str) -> Result<Address, String> {
     address::parse_backend(text).map_err(said)
 }
 
+/// Whether this is the address of a backend that is given by name, `HOST:PORT`.
+pub fn is_name(text: &str) -> bool {
+    matches!(address::parse_backend(text), Ok(Address::Name { .. }))
+}
+
 /// A name that a route is for.
 ///
 /// # Errors

@@ -356,6 +356,9 @@ fn pool_table(pool: &Pool, ledger: &Ledger) -> Table {
         inner.comments.push(ledger.origin(backend.from));
         inner.option("name", backend.name.as_deref().map(quoted));
         inner.key("address", quoted(&backend.address), Weight::Needed);
+        if backend.each {
+            inner.key("addresses", quoted("all"), Weight::Needed);
+        }
         if let Some(weight) = backend.weight {
             inner.key("weight", weight.to_string(), Weight::Needed);
             if let Some(remark) = backend.remark {

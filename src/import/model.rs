@@ -191,6 +191,8 @@ pub(super) struct Backend {
     pub(super) from: Id,
     pub(super) name: Option<String>,
     pub(super) address: String,
+    /// Its address is a name, and each address of that a server.
+    pub(super) each: bool,
     pub(super) weight: Option<u16>,
     pub(super) max_connections: Option<u32>,
     pub(super) health_port: Option<u16>,

@@ -440,3 +440,50 @@ fn the_name_of_an_upstream_is_the_one_that_is_verified() {
     assert!(toml.contains("sni = \"api.example.com\""), "{toml}");
     assert!(!toml.contains("verify = false"), "{toml}");
 }
+
+/// HAProxy's templates and nginx's servers are as many as the name has addresses.
+#[test]
+fn a_name_with_several_addresses_is_a_backend_for_each_where_it_was() {
+    let haproxy =
+        |servers: &str| converted("haproxy", &format!("listen l\n bind :1001\n{servers}"));
+    let nginx = |server: &str| {
+        let text = format!(
+            "stream {{\n upstream u {{ zone u 64k; server {server}; }}\n \
+             server {{ listen 127.0.0.1:1001; proxy_pass u; }}\n}}\n"
+        );
+        converted("nginx", &text)
+    };
+    let each = "address = \"db.example.com:5432\"\naddresses = \"all\"";
+    let squeezed = |toml: &str| toml.replace("  ", "");
+
+    let template = " server-template db 1-5 db.example.com:5432 check resolvers dns\n";
+    let (toml, report) = haproxy(template);
+    assert!(squeezed(&toml).contains(each), "{toml}");
+    assert!(report.contains("however many there are (not 1-5)"), "{report}");
+    let (toml, _) = haproxy(" server db db.example.com:5432 check resolvers dns\n");
+    assert!(toml.contains("db.example.com:5432") && !toml.contains("addresses"), "{toml}");
+    let (toml, report) = haproxy(" server-template db 3 10.0.0.1:5432\n");
+    assert!(!toml.contains("addresses"), "{toml}");
+    assert!(report.contains("which have the same address"), "{report}");
+    let (toml, report) =
+        haproxy(" server s 10.0.0.1:1\n server-template db 3 _db._tcp.example.com\n");
+    assert!(!toml.contains("address = \"_db"), "{toml}");
+    assert!(report.contains("SRV records are not looked up"), "{report}");
+
+    for resolve in ["", " resolve"] {
+        let (toml, report) = nginx(&format!("db.example.com:5432{resolve}"));
+        assert_eq!(report.contains("not only at the start"), resolve.is_empty(), "{report}");
+        assert!(squeezed(&toml).contains(each), "{toml}");
+        // Where there may be several, nginx takes one out that fails.
+        assert!(toml.contains("max_fails = 1"), "{toml}");
+    }
+    let (toml, _) = nginx("10.0.0.1:5432");
+    assert!(!toml.contains("addresses") && !toml.contains("max_fails"), "{toml}");
+    let (toml, report) = nginx("db.example.com service=db resolve; server 10.0.0.1:1");
+    assert!(!toml.contains("address = \"db.example.com"), "{toml}");
+    assert!(report.contains("SRV records are not looked up"), "{report}");
+    let direct =
+        "stream {\n server { listen 127.0.0.1:1001; proxy_pass db.example.com:5432; }\n}\n";
+    let (toml, _) = converted("nginx", direct);
+    assert!(squeezed(&toml).contains(each), "{toml}");
+}

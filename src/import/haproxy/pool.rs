@@ -119,6 +119,19 @@ fn backend(
         }
     };
     ledger.carried(server.id);
+    let each = server.template.is_some() && accepts::is_name(&address);
+    if let Some(count) = &server.template {
+        let why = match each {
+            true => format!(
+                "server-template: a backend for each address of the name, called after it, however \
+                 many there are (not {count})"
+            ),
+            false => format!(
+                "server-template: one backend stands for all ({count}), which have the same address"
+            ),
+        };
+        ledger.changed(server.id, why);
+    }
     if server.disabled {
         ledger.changed(server.id, "disabled: weight = 0, and it is checked all the same");
     }
@@ -131,6 +144,7 @@ fn backend(
         from: server.id,
         name: Some(super::super::names::fit(&server.name)).filter(|name| *name != address),
         address,
+        each,
         weight,
         max_connections: server.max_connections.filter(|&most| most > 0),
         health_port: None,
@@ -165,6 +179,9 @@ fn address(text: &str, ports: &[u16]) -> Result<String, String> {
         Some(b'+' | b'-') => of_listener(port.parse().map_err(|_| "its port is no number")?)?,
         Some(_) => port.parse().map_err(|_| format!("'{port}' is no port"))?,
     };
+    if host.starts_with('_') {
+        return Err("SRV records are not looked up: write the name of its servers".to_owned());
+    }
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let host = if bare.contains(':') { format!("[{bare}]") } else { bare.to_owned() };
     accepts::backend(&format!("{host}:{port}")).map(|address| address.to_string())

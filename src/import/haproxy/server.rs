@@ -16,6 +16,8 @@ pub(super) struct Server {
     pub(super) name: String,
     /// As it is written.
     pub(super) address: String,
+    /// Of a `server-template`: how many it makes.
+    pub(super) template: Option<String>,
     pub(super) weight: Option<u16>,
     pub(super) max_connections: Option<u32>,
     pub(super) backup: bool,
@@ -273,6 +275,7 @@ pub(super) fn servers(
                     id: statement.id,
                     name: statement.word(1).to_owned(),
                     address: statement.word(3).to_owned(),
+                    template: Some(statement.word(2).to_owned()),
                     ..Server::default()
                 };
                 for default in &defaults {
@@ -281,10 +284,6 @@ pub(super) fn servers(
                 }
                 let words = statement.words.get(4..).unwrap_or_default();
                 server.read(words, statement.id, global, ledger);
-                ledger.changed(
-                    statement.id,
-                    "one backend stands for all: its name is resolved to one address at a time",
-                );
                 servers.push(server);
             }
             _ => {}

@@ -171,6 +171,7 @@ fn backend(node: &Node, bind: &[SocketAddr], ledger: &mut Ledger) -> Option<Back
     };
     ledger.carried(node.id);
     let mut backend = Backend {
+        each: false,
         health_port: None,
         from: node.id,
         name: None,

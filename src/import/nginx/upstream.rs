@@ -12,6 +12,10 @@ use crate::config::accepts;
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// Of names that nginx knows the addresses of once and for all.
+const RESOLVED_AGAIN: &str = "a backend for each address of the name, which is resolved again when its TTL ends, not only at \
+     the start";
+
 /// What the beginning of an URL says: whether TLS is spoken, and at which port.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Scheme {
@@ -142,10 +146,14 @@ fn single(
             return None;
         }
     };
+    if accepts::is_name(&address) {
+        ledger.changed(by, RESOLVED_AGAIN);
+    }
     let mut pool = begun(by, target, manner, 1, model);
     pool.backends.push(Backend {
         from: by,
         name: None,
+        each: accepts::is_name(&address),
         address,
         weight: None,
         max_connections: None,
@@ -207,8 +215,9 @@ fn upstream(
         return None;
     }
     let mut pool = begun(node.id, node.word(1), manner, backends.len(), model);
-    // A server that is alone is never taken out.
-    pool.passive = judged.filter(|_| backends.len() > 1);
+    // A server that is alone is never taken out. A name may have several.
+    let is_alone = backends.len() == 1 && !backends.iter().any(|backend| backend.each);
+    pool.passive = judged.filter(|_| !is_alone);
     pool.slow_start = slow_start;
     pool.balance = balance(node, ledger);
     pool.health = health(node, ledger);
@@ -238,7 +247,12 @@ fn backend(
     // nginx's own defaults.
     let mut passive = Passive { max_fails: 1, window: SECOND * 10, eject_for: SECOND * 10 };
     let mut slow_start = None;
+    let is_service = server.rest().iter().any(|word| word.starts_with("service="));
     let address = match address(server.word(1), manner.port) {
+        _ if is_service => Err("SRV records are not looked up".to_owned()),
+        address => address,
+    };
+    let address = match address {
         Ok(address) => address,
         Err(why) => {
             ledger.lost(server.id, why);
@@ -248,6 +262,7 @@ fn backend(
     let mut backend = Backend {
         from: server.id,
         name: None,
+        each: accepts::is_name(&address),
         address,
         weight: is_weighted.then_some(1),
         max_connections: None,
@@ -280,6 +295,9 @@ fn backend(
             }
             _ => ledger.lost(server.id, format!("{word}: lockgate import does not know this")),
         }
+    }
+    if backend.each && !server.rest().iter().any(|word| word == "resolve") {
+        ledger.changed(server.id, RESOLVED_AGAIN);
     }
     if is_down {
         backend.weight = Some(0);
