@@ -10,6 +10,8 @@
 //!   late when three of its intervals have passed since its last advert, which is before any backup
 //!   takes over; it then listens before it speaks, and yields to whomever it hears.
 //! - A backup that wakes up late listens as well: what it missed it cannot hear any more.
+//! - One that has heard nobody yet does not know how often a master speaks that is already there. It
+//!   waits for one at the default interval of a second, however short its own is.
 //! - A master that yields says so in a last advert of lower priority. It is the winner's sign to
 //!   announce the addresses again, or clients would go on sending to the loser.
 //! - What strangers send is bounded in effect: intervals that are learned, answers, announcements.
@@ -203,9 +205,10 @@ impl Instance {
                 match (own.priority.is_owner(), own.grouped) {
                     (true, false) => self.lead(Cause::Owner, now),
                     (true, true) => {
-                        self.follow(Backup { ready: Some(Cause::Owner), ..Backup::new(now) }, cause)
+                        let backup = Backup::new(now, Wait::First);
+                        self.follow(Backup { ready: Some(Cause::Owner), ..backup }, cause)
                     }
-                    (false, true | false) => self.follow(Backup::new(now), cause),
+                    (false, true | false) => self.follow(Backup::new(now, Wait::First), cause),
                 }
             }
             (State::Backup(_) | State::Listening(_) | State::Master(_), Input::Able(source)) => {
@@ -251,7 +254,7 @@ impl Instance {
 
             (State::Backup(mut backup), Input::Advert { from, priority, interval }) => {
                 if priority == Priority::RELEASE {
-                    backup.released(&own, now);
+                    backup.released(&own, interval, now);
                 } else {
                     backup.heard(&own, from, priority, interval, now);
                 }
@@ -324,7 +327,7 @@ impl Instance {
             }
 
             (State::Listening(_) | State::Master(_), Input::Yield) => {
-                let actions = self.follow(Backup::new(now), Cause::Group);
+                let actions = self.follow(Backup::new(now, Wait::Silence), Cause::Group);
                 Actions { send: Some(Priority::RELEASE), ..actions }
             }
         }
@@ -360,14 +363,15 @@ impl Instance {
         }
         if backup.was_paused(&self.parameters, now) {
             // Of a suspended machine nobody keeps the packets.
-            (backup.since, backup.wait) = (now, Wait::Sign);
+            let again = if backup.wait == Wait::First { Wait::First } else { Wait::Sign };
+            (backup.since, backup.wait) = (now, again);
             self.state = State::Backup(backup);
             return Actions::NONE;
         }
         let cause = match (backup.wait, backup.preempting) {
             (Wait::Turn, true | false) => Cause::MasterReleased,
-            (Wait::Silence | Wait::Sign, true) => Cause::Preempt,
-            (Wait::Silence | Wait::Sign, false) => Cause::MasterTimeout,
+            (Wait::First | Wait::Silence | Wait::Sign, true) => Cause::Preempt,
+            (Wait::First | Wait::Silence | Wait::Sign, false) => Cause::MasterTimeout,
         };
         if self.parameters.grouped {
             self.state = State::Backup(Backup { ready: Some(cause), ..backup });
@@ -406,7 +410,7 @@ impl Instance {
         now: Moment,
     ) -> Actions {
         let own = self.parameters;
-        let mut backup = Backup::new(now);
+        let mut backup = Backup::new(now, Wait::Silence);
         backup.heard(&own, from, heard, interval, now);
         // Heard from even if it is not followed: this is what its silence is measured from.
         backup.learned = Some(own.learned(interval));

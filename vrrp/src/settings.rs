@@ -33,7 +33,8 @@ impl fmt::Display for Address {
 /// Which checksum is sent in version 3 over IPv4. Both forms are always accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ChecksumPolicy {
-    /// What the peer sent last; that of RFC 9568 as long as nobody has been heard.
+    /// What the peer sent last. As long as nobody has been heard, or somebody is master beside us as if
+    /// adverts were not understood, both in turn.
     #[default]
     Auto,
     /// Over the message alone (RFC 9568, section 5.2.8).

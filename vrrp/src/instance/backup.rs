@@ -25,6 +25,8 @@ pub(super) struct Backup {
 /// What a backup waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wait {
+    /// Anybody to be heard, who may speak less often than we do: see [`Parameters::first`].
+    First,
     /// The master to have been silent for long enough: `Active_Down_Interval`.
     Silence,
     /// Those of higher priority to go first, since the master has stepped down: `Skew_Time`.
@@ -34,10 +36,10 @@ pub(super) enum Wait {
 }
 
 impl Backup {
-    pub(super) const fn new(now: Moment) -> Self {
+    pub(super) const fn new(now: Moment, wait: Wait) -> Self {
         Self {
             since: now,
-            wait: Wait::Silence,
+            wait,
             learned: None,
             master: None,
             tolerant_until: None,
@@ -48,14 +50,18 @@ impl Backup {
 
     /// `Active_Adver_Interval`.
     pub(super) fn interval(&self, own: &Parameters) -> Interval {
-        self.learned.unwrap_or(own.interval)
+        match (self.learned, self.wait) {
+            (Some(learned), _) => learned,
+            (None, Wait::First) => own.first(),
+            (None, Wait::Silence | Wait::Turn | Wait::Sign) => own.interval,
+        }
     }
 
     /// When the wait is over.
     pub(super) fn deadline(&self, own: &Parameters) -> Moment {
         let interval = self.interval(own);
         let wait = match self.wait {
-            Wait::Silence => interval.down(own.priority),
+            Wait::First | Wait::Silence => interval.down(own.priority),
             Wait::Turn => interval.skew(own.priority),
             Wait::Sign => Parameters::recovering(interval),
         };
@@ -69,15 +75,18 @@ impl Backup {
         let interval = self.interval(own).duration();
         let late = match self.wait {
             Wait::Silence => interval / 8,
-            Wait::Turn | Wait::Sign => interval,
+            Wait::First | Wait::Turn | Wait::Sign => interval,
         };
         now > self.deadline(own) + late
     }
 
-    /// The master steps down.
-    pub(super) fn released(&mut self, own: &Parameters, now: Moment) {
-        let interval = self.interval(own);
+    /// The master, which sends at this interval, steps down.
+    pub(super) fn released(&mut self, own: &Parameters, interval: Interval, now: Moment) {
         let deadline = self.deadline(own);
+        if self.wait == Wait::First {
+            self.learned = Some(own.learned(interval));
+        }
+        let interval = self.interval(own);
         let is_sooner = deadline < now + interval.skew(own.priority);
         let was_paused = now > deadline + interval.duration();
         // Never later than it was, or one who repeats it could keep us waiting for ever.
@@ -105,6 +114,10 @@ impl Backup {
             now < *self.tolerant_until.get_or_insert(now + own.preempt_delay)
         };
         self.preempting = !follows;
+        if !follows && self.wait == Wait::First {
+            // Whoever is there has been heard, and is no reason to wait for longer.
+            (self.since, self.wait) = (now, Wait::Silence);
+        }
         if follows {
             self.ready = None;
             self.learned = Some(own.learned(interval));

@@ -29,6 +29,8 @@ pub struct Course {
 /// What a backup waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Awaits {
+    /// Anybody to be heard, for the first time.
+    First,
     /// The master's silence.
     Silence,
     /// Its turn, as the master has stepped down.
@@ -58,6 +60,7 @@ impl Instance {
             State::Backup(backup) => Course {
                 since: backup.since,
                 wait: match backup.wait {
+                    Wait::First => Awaits::First,
                     Wait::Silence => Awaits::Silence,
                     Wait::Turn => Awaits::Turn,
                     Wait::Sign => Awaits::Sign,
@@ -86,6 +89,7 @@ impl Instance {
                 self.state = State::Backup(Backup {
                     since: course.since.min(now),
                     wait: match course.wait {
+                        Awaits::First => Wait::First,
                         Awaits::Silence => Wait::Silence,
                         Awaits::Turn => Wait::Turn,
                         Awaits::Sign => Wait::Sign,

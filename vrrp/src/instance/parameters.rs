@@ -11,6 +11,9 @@ const LEARNED_FACTOR: u16 = 10;
 /// An interval up to this may be learned, however short our own is; in centiseconds.
 const LEARNED_AT_LEAST: u16 = 100;
 
+/// The interval that routers have which are told nothing else, in centiseconds (RFC 9568, section 6.1).
+const DEFAULT: u16 = 100;
+
 /// What the machine goes by: the parameters of RFC 9568, section 6.1, and what goes beyond them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parameters {
@@ -42,6 +45,17 @@ impl Parameters {
                 Interval::from_centis(bounded).unwrap_or(heard)
             }
             (Version::V2, _) | (_, Version::V2) => own,
+        }
+    }
+
+    /// The interval of a master that may be there when nobody has been heard yet: ours, or the default
+    /// if that is longer. In version 2 ours: another is never heard.
+    pub(super) fn first(&self) -> Interval {
+        match self.interval.version() {
+            Version::V3 => {
+                Interval::from_centis(self.interval.centis().max(DEFAULT)).unwrap_or(self.interval)
+            }
+            Version::V2 => self.interval,
         }
     }
 

@@ -43,11 +43,20 @@ fn reconfigured(parameters: Parameters) -> Input {
     Input::Reconfigure { parameters, addresses: false }
 }
 
-/// A backup that has heard nobody; the moment of its beginning.
-fn backup(parameters: Parameters) -> (Instance, Moment) {
+/// A backup that has just begun.
+fn newcomer(parameters: Parameters) -> Instance {
     let mut instance = Instance::new(parameters);
     let actions = instance.handle(Input::Able(OWN), at(0));
     assert_eq!(actions.transition.map(|transition| transition.to), Some(Role::Backup));
+    instance
+}
+
+/// A backup that goes by its own interval, as one does that was master; the moment at which its wait
+/// began.
+fn backup(parameters: Parameters) -> (Instance, Moment) {
+    let mut instance = newcomer(parameters);
+    let State::Backup(backup) = &mut instance.state else { panic!("it is a backup") };
+    backup.wait = Wait::Silence;
     (instance, at(0))
 }
 
@@ -71,7 +80,7 @@ fn listening(parameters: Parameters) -> (Instance, Moment) {
 }
 
 /// Each state, by name, and the moment at which inputs come.
-fn states() -> [(&'static str, Instance, Moment); 8] {
+fn states() -> [(&'static str, Instance, Moment); 9] {
     let grouped = Parameters { grouped: true, ..PARAMETERS };
     let (waiting, begin) = backup(PARAMETERS);
     let waiting = ("backup", waiting, begin + ms(150));
@@ -88,6 +97,7 @@ fn states() -> [(&'static str, Instance, Moment); 8] {
     [
         ("init", Instance::new(PARAMETERS), at(0)),
         ("stopped", stopped, at(0)),
+        ("newcomer", newcomer(PARAMETERS), at(150)),
         waiting,
         ("released", released, begin + ms(20)),
         ("ready", ready, due + ms(10)),
@@ -296,6 +306,45 @@ fn intervals_are_learned_within_bounds() {
     assert!(instance.handle(input, begin).is_none());
     assert_eq!(instance.poll_timeout(), Some(begin + interval.down(Priority::DEFAULT)));
     assert_eq!(instance.master(), Some(LOW));
+}
+
+#[test]
+fn who_has_heard_nobody_waits_for_a_master_at_a_second() {
+    let second = Interval::from_centis(100).unwrap();
+    for centis in [1, 10, 100, 500] {
+        let interval = Interval::from_centis(centis).unwrap();
+        let mut instance = newcomer(Parameters { interval, ..PARAMETERS });
+        let down = interval.down(Priority::DEFAULT).max(second.down(Priority::DEFAULT));
+        let due = at(0) + down;
+        assert_eq!(instance.poll_timeout(), Some(due), "{interval}");
+        assert_eq!(instance.handle(Input::Timer, due).send, Some(Priority::DEFAULT));
+    }
+    // Version 2 hears nobody with another interval.
+    let instance = newcomer(Parameters { interval: SECOND, ..PARAMETERS });
+    assert_eq!(instance.poll_timeout(), Some(at(0) + SECOND.down(Priority::DEFAULT)));
+    // Whoever is heard says at what interval.
+    for (priority, down) in [(200, TENTH), (100, TENTH), (99, TENTH)] {
+        let mut instance = newcomer(PARAMETERS);
+        assert!(instance.handle(advert(HIGH, priority), at(2_000)).is_none());
+        let due = at(2_000) + down.down(Priority::DEFAULT);
+        assert_eq!(instance.poll_timeout(), Some(due), "{priority}");
+    }
+    // One that steps down leaves its place as quickly as to anybody.
+    let mut instance = newcomer(PARAMETERS);
+    assert!(instance.handle(advert(HIGH, 0), at(500)).is_none());
+    assert_eq!(instance.poll_timeout(), Some(at(500) + TENTH.skew(Priority::DEFAULT)));
+}
+
+#[test]
+fn a_newcomer_that_slept_begins_its_wait_again() {
+    let mut instance = newcomer(PARAMETERS);
+    let due = instance.poll_timeout().unwrap();
+    let late = due + ms(1_001);
+    assert!(instance.handle(Input::Timer, late).is_none());
+    let again = instance.poll_timeout().unwrap();
+    assert_eq!(again - late, due - at(0));
+    // A busy host is late as well.
+    assert_eq!(instance.handle(Input::Timer, again + ms(900)).send, Some(Priority::DEFAULT));
 }
 
 #[test]

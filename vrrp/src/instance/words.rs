@@ -73,7 +73,7 @@ pub enum Cause {
 
 impl Cause {
     /// All there are.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Startup,
         Self::Owner,
         Self::Shutdown,
@@ -91,6 +91,7 @@ impl Cause {
         Self::ServiceUp,
         Self::Paused,
         Self::Group,
+        Self::HandedOver,
     ];
 
     /// The name, in snake case.

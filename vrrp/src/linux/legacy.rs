@@ -39,7 +39,7 @@ pub struct Share {
     pub role: String,
     /// When a master sent its last advert, or the wait of a backup began.
     pub course_since: u64,
-    /// What a backup waits for: `silence`, `turn` or `sign`.
+    /// What a backup waits for: `first`, `silence`, `turn` or `sign`.
     pub awaits: String,
     /// The master that a backup has heard last.
     pub master: Option<IpAddr>,
@@ -87,8 +87,12 @@ const CHECKSUMS: [(Checksum, &str); 3] = [
     (Checksum::GroupPseudoHeader, Checksum::GroupPseudoHeader.as_str()),
 ];
 
-const AWAITS: [(Awaits, &str); 3] =
-    [(Awaits::Silence, "silence"), (Awaits::Turn, "turn"), (Awaits::Sign, "sign")];
+const AWAITS: [(Awaits, &str); 4] = [
+    (Awaits::First, "first"),
+    (Awaits::Silence, "silence"),
+    (Awaits::Turn, "turn"),
+    (Awaits::Sign, "sign"),
+];
 
 fn word<T: Copy + PartialEq>(of: T, words: &[(T, &'static str)]) -> String {
     words.iter().find(|(one, _)| *one == of).map_or("", |(_, word)| word).to_owned()

@@ -102,8 +102,11 @@ impl Voice {
         let mut buffer = std::mem::take(&mut self.buffer);
         let line = self.line(router.id());
         let mut failure = None;
-        for destination in router.settings().destinations() {
-            let advert = router.encode(priority, destination, &mut buffer);
+        let destinations = router.settings().destinations();
+        let all =
+            destinations.flat_map(|to| router.checksums(priority).map(move |form| (to, form)));
+        for (destination, checksum) in all {
+            let advert = router.encode(priority, destination, checksum, &mut buffer);
             let sent = match (&line.sender, advert) {
                 (Some(sender), Some(length)) => sender.send(&buffer[..length], destination),
                 _ => Err(std::io::Error::from(std::io::ErrorKind::NotConnected)),
@@ -222,10 +225,13 @@ impl Voice {
         let settings = router.settings();
         let line = self.line(router.id());
         let order = line.way.as_ref().map(|(interface, source)| {
-            let farewells = settings.destinations().filter_map(|to| {
-                let length = router.encode(Priority::RELEASE, to, &mut buffer)?;
-                Some((to, buffer[..length].to_vec()))
-            });
+            let mut farewells = Vec::new();
+            for to in settings.destinations() {
+                for checksum in router.checksums(Priority::RELEASE) {
+                    let length = router.encode(Priority::RELEASE, to, checksum, &mut buffer);
+                    farewells.extend(length.map(|length| (to, buffer[..length].to_vec())));
+                }
+            }
             let foreign = settings.addresses.iter().copied();
             let foreign = foreign
                 .filter(|address| settings.priority.is_owner() && interface.has_foreign(*address));
@@ -243,7 +249,7 @@ impl Voice {
                 refresh: settings.garp_refresh,
                 patience: guard::patience(settings.interval.duration()),
                 source: *source,
-                farewells: farewells.collect(),
+                farewells,
             }))
         });
         let untold = order.is_some_and(|order| self.orders.try_push(order).is_err());

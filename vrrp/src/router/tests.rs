@@ -242,8 +242,8 @@ fn the_checksum_is_that_of_the_peer_if_it_may_be() {
     let one = settings("one", 51, "10.0.0.100");
     let group = ip("224.0.0.18");
     for (policy, heard, expected) in [
-        (ChecksumPolicy::Auto, None, Checksum::Rfc9568),
         (ChecksumPolicy::Auto, Some(Checksum::PseudoHeader), Checksum::PseudoHeader),
+        (ChecksumPolicy::Rfc9568, None, Checksum::Rfc9568),
         (ChecksumPolicy::Rfc9568, Some(Checksum::PseudoHeader), Checksum::Rfc9568),
         (ChecksumPolicy::PseudoHeader, Some(Checksum::Rfc9568), Checksum::PseudoHeader),
     ] {
@@ -254,10 +254,68 @@ fn the_checksum_is_that_of_the_peer_if_it_may_be() {
         }
         let mut buffer = [0; LONGEST];
         let router = host.router.iter().next().unwrap();
-        let length = router.encode(Priority::DEFAULT, group, &mut buffer).unwrap();
+        let [checksum] = router.checksums(Priority::RELEASE).collect::<Vec<_>>()[..] else {
+            panic!("both")
+        };
+        let length = router.encode(Priority::DEFAULT, group, checksum, &mut buffer).unwrap();
         let payload = &buffer[..length];
         let packet = Packet { source: ip(OWN), destination: group, ttl: 255, payload };
         assert_eq!(Advert::decode(&packet, Scope::Link).unwrap().1, expected, "{policy:?}");
+    }
+}
+
+/// The forms of checksum of so many adverts, one after the other, of the first virtual router.
+fn forms(host: &mut Host, adverts: usize) -> Vec<Vec<Checksum>> {
+    let mut forms = Vec::new();
+    while forms.len() < adverts {
+        let due = host.router.poll_timeout().unwrap();
+        host.now = host.now.max(due);
+        let now = host.now;
+        host.router.tick(now, &mut |router, actions| {
+            forms.extend(actions.send.map(|priority| router.checksums(priority).collect()));
+        });
+    }
+    forms
+}
+
+#[test]
+fn as_long_as_nobody_is_heard_both_forms_of_the_checksum_are_tried() {
+    use Checksum::{PseudoHeader, Rfc9568};
+    let one = settings("one", 51, "10.0.0.100");
+    let mut host = Host::new(vec![one.clone()]);
+    let turns = [[Rfc9568], [PseudoHeader], [Rfc9568], [PseudoHeader]];
+    assert_eq!(forms(&mut host, 4), turns);
+    let last: Vec<_> = host.router.iter().next().unwrap().checksums(Priority::RELEASE).collect();
+    assert_eq!(last, [Rfc9568, PseudoHeader]);
+    // Who speaks is understood, and takes what it sends.
+    host.receive(PEER, "224.0.0.18", &advert(&one, 50, PseudoHeader)).unwrap();
+    assert_eq!(forms(&mut host, 3), [[PseudoHeader], [PseudoHeader], [PseudoHeader]]);
+    let last: Vec<_> = host.router.iter().next().unwrap().checksums(Priority::RELEASE).collect();
+    assert_eq!(last, [PseudoHeader]);
+    // One that stays master beside us does not take it after all.
+    for _ in 0..3 {
+        host.receive(PEER, "224.0.0.18", &advert(&one, 50, PseudoHeader)).unwrap();
+        host.pass(ms(100));
+    }
+    let mut some = forms(&mut host, 2);
+    some.sort_by_key(|forms| forms[0] as u8);
+    assert_eq!(some, [[Rfc9568], [PseudoHeader]]);
+}
+
+#[test]
+fn only_what_has_two_forms_of_checksum_has_them_in_turn() {
+    let two = Interval::from_secs(1).unwrap();
+    for one in [
+        Settings { interval: two, ..settings("one", 51, "10.0.0.100") },
+        settings("one", 51, "fe80::100"),
+        Settings { checksum: ChecksumPolicy::Rfc9568, ..settings("one", 51, "10.0.0.100") },
+    ] {
+        let mut host = Host::new(vec![one]);
+        let id = host.ids()[0];
+        if host.router.get(id).unwrap().settings().family() == Family::V6 {
+            host.set_source(id, Some("fe80::2"));
+        }
+        assert_eq!(forms(&mut host, 3), [[Checksum::Rfc9568]; 3]);
     }
 }
 
@@ -270,7 +328,8 @@ fn link_local_addresses_are_sent_first() {
     host.set_source(id, Some("fe80::2"));
     let mut buffer = [0; LONGEST];
     let router = host.router.get(id).unwrap();
-    let length = router.encode(Priority::DEFAULT, ip("ff02::12"), &mut buffer).unwrap();
+    let to = ip("ff02::12");
+    let length = router.encode(Priority::DEFAULT, to, Checksum::Rfc9568, &mut buffer).unwrap();
     assert_eq!((length, &buffer[8..10]), (40, &[0xfe, 0x80][..]));
 }
 
@@ -278,7 +337,7 @@ fn link_local_addresses_are_sent_first() {
 fn obstacles_and_the_source_decide_whether_it_runs() {
     let mut host = Host::new(vec![settings("one", 51, "10.0.0.100")]);
     let id = host.ids()[0];
-    host.pass(ms(400));
+    host.pass(ms(3_650));
     assert_eq!(host.transitions(), ["one: master master_timeout"]);
     host.set_obstacle(id, Obstacle::Service, true);
     assert_eq!(host.said[0].1.send, Some(Priority::RELEASE));
@@ -301,20 +360,21 @@ fn obstacles_and_the_source_decide_whether_it_runs() {
 fn a_master_whose_source_is_gone_still_releases() {
     let mut host = Host::new(vec![settings("one", 51, "10.0.0.100")]);
     let id = host.ids()[0];
-    host.pass(ms(450));
+    host.pass(ms(3_700));
     host.said.clear();
     host.set_source(id, None);
     assert_eq!(host.said[0].1.send, Some(Priority::RELEASE));
     assert_eq!(host.transitions(), ["one: init no_address"]);
     let router = host.router.get(id).unwrap();
-    assert!(router.encode(Priority::RELEASE, ip("224.0.0.18"), &mut [0; LONGEST]).is_some());
+    let (to, form) = (ip("224.0.0.18"), Checksum::Rfc9568);
+    assert!(router.encode(Priority::RELEASE, to, form, &mut [0; LONGEST]).is_some());
 }
 
 #[test]
 fn tracking_moves_the_priority_but_not_that_of_an_owner() {
     let mut host = Host::new(vec![settings("one", 51, "10.0.0.100")]);
     let id = host.ids()[0];
-    host.pass(ms(400));
+    host.pass(ms(3_650));
     host.said.clear();
     let priority = |host: &Host| host.router.get(id).unwrap().priority().get();
     host.track(id, "pool", -60);
@@ -335,7 +395,7 @@ fn tracking_moves_the_priority_but_not_that_of_an_owner() {
 fn settings_that_are_the_same_are_not_noticed() {
     let all = vec![settings("one", 51, "10.0.0.100"), settings("two", 52, "10.0.0.101")];
     let mut host = Host::new(all.clone());
-    host.pass(ms(450));
+    host.pass(ms(3_700));
     let (due, since) = (host.router.poll_timeout(), host.router.iter().next().unwrap().since());
     host.said.clear();
     host.pass(ms(5));
@@ -350,7 +410,7 @@ fn other_settings_are_taken_in_place() {
     let one = settings("one", 51, "10.0.0.100");
     let mut host = Host::new(vec![one, settings("two", 52, "10.0.0.101")]);
     let ids = host.ids();
-    host.pass(ms(450));
+    host.pass(ms(3_700));
     host.said.clear();
     let mut changed = settings("renamed", 51, "10.0.0.100");
     let (old, new) = (changed.addresses[0], Address { ip: ip("10.0.0.7"), prefix: 24 });
@@ -404,7 +464,7 @@ fn a_group_becomes_master_when_all_of_it_would() {
         host.pass(ms(100));
     }
     assert_eq!(host.transitions(), Vec::<String>::new());
-    host.pass(ms(400));
+    host.pass(ms(3_650));
     assert_eq!(
         host.transitions(),
         ["inside: master master_timeout", "outside: master master_timeout"]
@@ -415,12 +475,12 @@ fn a_group_becomes_master_when_all_of_it_would() {
 fn a_group_gives_up_together() {
     let (mut host, inside, _) = group();
     let ids = host.ids();
-    host.pass(ms(450));
+    host.pass(ms(3_700));
     host.said.clear();
     host.receive(PEER, "224.0.0.18", &advert(&inside, 200, Checksum::Rfc9568)).unwrap();
     assert_eq!(host.said[1].1.send, Some(Priority::RELEASE), "its peer need not wait");
     assert_eq!(host.transitions(), ["inside: backup higher_priority", "outside: backup group"]);
-    host.pass(ms(450));
+    host.pass(ms(3_700));
     assert_eq!(host.role(ids[1]), Role::Master);
     host.said.clear();
     host.set_obstacle(ids[1], Obstacle::Interface, true);
@@ -444,7 +504,7 @@ fn tracking_counts_for_the_whole_group() {
 fn a_stop_is_for_good() {
     let mut host = Host::new(vec![settings("one", 51, "10.0.0.100")]);
     let id = host.ids()[0];
-    host.pass(ms(450));
+    host.pass(ms(3_700));
     host.said.clear();
     host.call(Router::stop);
     assert_eq!(host.said[0].1.send, Some(Priority::RELEASE));

@@ -11,7 +11,7 @@ use crate::router::counts::Counts;
 use crate::router::flaws::{self, Flaw, LastFlaw, Notice, Said};
 use crate::router::{InstanceId, Sink, effective};
 use crate::settings::{Address, ChecksumPolicy, Settings};
-use crate::types::{Moment, Priority, Version};
+use crate::types::{Family, Moment, Priority, Version};
 
 /// What keeps a virtual router from running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,6 +43,10 @@ impl Obstacle {
 
 /// Other routers that are remembered: more are no part of the same virtual router.
 const OTHERS: usize = 16;
+
+/// So many adverts in a row of another master are no accident: one who hears us yields at the first, or
+/// we do.
+const UNHEEDED: u32 = 3;
 
 /// Another router that was heard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +101,8 @@ pub struct VirtualRouter {
     routed_peers: Vec<IpAddr>,
     /// The form of checksum that was last heard.
     heard: Option<Checksum>,
+    /// Adverts in a row of others that are master beside us, and do not mind ours.
+    unheeded: u32,
     /// Other routers that were heard.
     others: Vec<Other>,
     counts: Counts,
@@ -120,6 +126,7 @@ impl VirtualRouter {
             weight: 0,
             routed_peers: Vec::new(),
             heard: None,
+            unheeded: 0,
             others: Vec::new(),
             counts: Counts::default(),
             said: Said::default(),
@@ -222,20 +229,44 @@ impl VirtualRouter {
         self.said.last()
     }
 
-    /// Writes an advert for one of [`Settings::destinations`], and says how long it is: at most
-    /// [`crate::advert::LONGEST`]. `None` if there never was an address to send from, or
-    /// without room.
+    /// The forms of checksum in which an advert of this priority is to be sent now: one, or two.
+    ///
+    /// As long as nobody has been heard, nobody knows which form is understood, so adverts have one
+    /// and the other in turn: whoever is there hears every second one, which is often enough. So it is if
+    /// others are master beside us as if they heard nothing. The last advert, which nothing follows, is
+    /// sent in both forms.
+    pub fn checksums(&self, priority: Priority) -> impl Iterator<Item = Checksum> {
+        let has_forms =
+            self.settings.version() == Version::V3 && self.settings.family() == Family::V4;
+        let (first, other) = match (self.settings.checksum, self.heard) {
+            (ChecksumPolicy::Rfc9568, _) => (Checksum::Rfc9568, None),
+            (ChecksumPolicy::PseudoHeader, _) => (Checksum::PseudoHeader, None),
+            (ChecksumPolicy::Auto, None) => (Checksum::Rfc9568, Some(Checksum::PseudoHeader)),
+            (ChecksumPolicy::Auto, Some(heard)) if self.unheeded < UNHEEDED => (heard, None),
+            (ChecksumPolicy::Auto, Some(Checksum::Rfc9568)) => {
+                (Checksum::Rfc9568, Some(Checksum::PseudoHeader))
+            }
+            (ChecksumPolicy::Auto, Some(heard)) => (heard, Some(Checksum::Rfc9568)),
+        };
+        let other = other.filter(|_| has_forms);
+        let is_last = priority == Priority::RELEASE;
+        // The count includes the advert in question.
+        let is_odd = !self.counts.sent.is_multiple_of(2);
+        let of_turn = if is_odd { first } else { other.unwrap_or(first) };
+        let (one, more) = if is_last { (first, other) } else { (of_turn, None) };
+        [Some(one), more].into_iter().flatten()
+    }
+
+    /// Writes an advert for one of [`Settings::destinations`] with one of [`Self::checksums`], and says
+    /// how long it is: at most [`crate::advert::LONGEST`]. `None` if there never was an address to send
+    /// from, or without room.
     pub fn encode(
         &self,
         priority: Priority,
         destination: IpAddr,
+        checksum: Checksum,
         buffer: &mut [u8],
     ) -> Option<usize> {
-        let checksum = match (self.settings.checksum, self.heard) {
-            (ChecksumPolicy::Rfc9568, _) => Checksum::Rfc9568,
-            (ChecksumPolicy::PseudoHeader, _) => Checksum::PseudoHeader,
-            (ChecksumPolicy::Auto, heard) => heard.unwrap_or(Checksum::Rfc9568),
-        };
         let advert = Advert {
             vrid: self.settings.vrid,
             priority,
@@ -389,6 +420,7 @@ impl VirtualRouter {
         if !is_ours {
             self.note(Flaw::AddressList, packet, now, notices);
         }
+        self.note_unheeded(&advert, now);
         self.remember(packet.source, priority, now);
         self.handle(Input::Advert { from: packet.source, priority, interval }, now, sink);
         Ok(())
@@ -400,6 +432,20 @@ impl VirtualRouter {
         let texts = || flaws::describe(flaw, packet, settings, own);
         if let Some((more, texts)) = self.said.note(flaw, from, now, texts) {
             notices.push(Notice { instance: self.id, flaw, from, texts, more });
+        }
+    }
+
+    /// Counts what others say as if they did not hear us. One who yields does not go on with it.
+    fn note_unheeded(&mut self, advert: &Advert<'_>, now: Moment) {
+        let beside = self.instance.role() == Role::Master && advert.priority != Priority::RELEASE;
+        let pause = advert.interval.duration() * 4;
+        let in_a_row = self.others.first().is_some_and(|last| now - last.at <= pause);
+        if !beside {
+            self.unheeded = 0;
+        } else if in_a_row || self.unheeded >= UNHEEDED {
+            self.unheeded = self.unheeded.saturating_add(1);
+        } else {
+            self.unheeded = 1;
         }
     }
 
@@ -453,7 +499,7 @@ impl VirtualRouter {
         self.counts.sent += u64::from(send.is_some());
         self.counts.priority_zero_sent += u64::from(send == Some(Priority::RELEASE));
         if let Some(transition) = transition {
-            (self.since, self.cause) = (now, transition.cause);
+            (self.since, self.cause, self.unheeded) = (now, transition.cause, 0);
             match transition.to {
                 Role::Init => self.counts.to_init += 1,
                 Role::Backup => self.counts.to_backup += 1,

@@ -125,10 +125,13 @@ impl Host {
                 }
                 (Some(priority), _, _) => panic!("{priority} from {before} to {after}"),
             }
-            if send.is_some() {
+            if let Some(priority) = send {
                 let mut buffer = [0; LONGEST];
                 let group = Family::V4.group();
-                assert!(router.encode(Priority::DEFAULT, group, &mut buffer).is_some());
+                let forms: Vec<_> = router.checksums(priority).collect();
+                assert!(forms.len() == 1 || forms.len() == 2 && priority == Priority::RELEASE);
+                let encode = |form| router.encode(priority, group, form, &mut buffer);
+                assert!(forms.into_iter().map(encode).all(|length| length.is_some()));
             }
             match known {
                 Some((_, role)) => *role = after,

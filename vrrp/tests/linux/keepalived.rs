@@ -20,12 +20,17 @@ struct Keepalived {
 
 impl Keepalived {
     fn start(host: &Host, priority: u8) -> Self {
+        Self::start_at(host, priority, "0.1")
+    }
+
+    /// One that speaks every so many seconds.
+    fn start_at(host: &Host, priority: u8, interval: &str) -> Self {
         let directory = std::env::temp_dir().join(&host.name);
         fs::create_dir_all(&directory).unwrap();
         let file = |name: &str| directory.join(name).display().to_string();
         let text = format!(
             "global_defs {{\n vrrp_version 3\n}}\nvrrp_instance pair {{\n state BACKUP\n \
-             interface eth0\n virtual_router_id 51\n priority {priority}\n advert_int 0.1\n \
+             interface eth0\n virtual_router_id 51\n priority {priority}\n advert_int {interval}\n \
              virtual_ipaddress {{\n {VIP}/24\n }}\n}}\n"
         );
         fs::write(file("conf"), text).unwrap();
@@ -102,4 +107,52 @@ fn we_take_over_from_keepalived_and_yield_to_it() {
     one.wait_for("transition master backup higher_priority");
     eventually("keepalived is master", || lab.two.has(VIP) && !lab.one.has(VIP));
     drop(peer);
+}
+
+/// It takes no advert whose checksum has the form of RFC 9568, one that it does not take keeps it from
+/// sending its own, and its first one may be heard after a second.
+#[test]
+fn with_a_keepalived_at_a_second_there_is_one_master_whoever_comes_first() {
+    let mut trials = Vec::new();
+    for (theirs, ours) in [(200, 100), (100, 200)] {
+        trials.push((theirs, ours, None));
+        // At any time between two of its adverts.
+        trials.extend([0, 300, 600, 900].map(|wait| (theirs, ours, Some(wait))));
+    }
+    thread::scope(|scope| {
+        for (theirs, ours, wait) in trials {
+            scope.spawn(move || with_a_keepalived_at_a_second(theirs, ours, wait));
+        }
+    });
+}
+
+/// `wait`: so many milliseconds after keepalived has become master we start; `None`: before it.
+fn with_a_keepalived_at_a_second(theirs: u8, ours: u8, wait: Option<u64>) {
+    let lab = Lab::new();
+    let arguments = format!("eth0 51 {ours} 100ms {VIP}/24");
+    let (peer, one);
+    if let Some(wait) = wait {
+        peer = Keepalived::start_at(&lab.two, theirs, "1");
+        eventually("keepalived is master", || lab.two.has(VIP));
+        thread::sleep(Duration::from_millis(wait));
+        one = lab.one.router(&arguments);
+    } else {
+        one = lab.one.router(&arguments);
+        eventually("we are master", || lab.one.has(VIP));
+        peer = Keepalived::start_at(&lab.two, theirs, "1");
+        // Long enough for it to have become master, if it does not hear us.
+        thread::sleep(Duration::from_secs(4));
+    }
+    let (better, other) = if ours > theirs { (&lab.one, &lab.two) } else { (&lab.two, &lab.one) };
+    eventually("the better one alone is master", || better.has(VIP) && !other.has(VIP));
+    for _ in 0..25 {
+        thread::sleep(Duration::from_millis(200));
+        assert!(better.has(VIP) && !other.has(VIP), "{wait:?}: {:#?}", one.lines());
+    }
+    if wait.is_some() && ours < theirs {
+        let lines = one.lines();
+        assert_eq!(one.count("transition backup master"), 0, "{wait:?}: {lines:#?}");
+    }
+    drop(peer);
+    one.stop();
 }

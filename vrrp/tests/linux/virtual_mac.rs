@@ -75,7 +75,10 @@ fn nothing_of_a_killed_router_stays() {
     // It is gone too, and the kernel has ended the address.
     let kill_both = || {
         let one = started();
-        kill(Pid::from_raw(one.guard().unwrap()), Signal::SIGKILL).unwrap();
+        let guard = Pid::from_raw(one.guard().unwrap());
+        // Or it starts another one in time.
+        one.signal(Signal::SIGSTOP);
+        kill(guard, Signal::SIGKILL).unwrap();
         one.signal(Signal::SIGKILL);
         drop(one);
         eventually("no address", || !lab.one.has(VIP));

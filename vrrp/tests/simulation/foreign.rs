@@ -18,6 +18,8 @@ pub struct Foreign {
     pub address: IpAddr,
     pub destinations: Vec<IpAddr>,
     pub wire: Vec<u8>,
+    /// The form of checksum that it sends, over IPv4 in version 3, and the only one that it takes.
+    pub form: Checksum,
     pub state: State,
 }
 
@@ -62,7 +64,7 @@ impl Foreign {
         };
         for &destination in &self.destinations {
             let mut bytes = vec![0; advert.octets()];
-            advert.encode(self.address, destination, Checksum::Rfc9568, &mut bytes).unwrap();
+            advert.encode(self.address, destination, self.form, &mut bytes).unwrap();
             effects.push(Effect::Send { destination, bytes, priority });
         }
     }
@@ -104,8 +106,11 @@ impl Foreign {
     }
 
     pub fn packet(&mut self, packet: &Packet<'_>, now: Moment, effects: &mut Vec<Effect>) {
-        let Ok((advert, _)) = Advert::decode(packet, Scope::Link) else { return };
+        let Ok((advert, form)) = Advert::decode(packet, Scope::Link) else { return };
         let v2 = self.interval.version() == Version::V2;
+        if !v2 && self.address.is_ipv4() && form != self.form {
+            return;
+        }
         if advert.vrid != self.vrid
             || advert.version() != self.interval.version()
             || packet.source == self.address

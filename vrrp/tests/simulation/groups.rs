@@ -102,7 +102,8 @@ impl Pair {
             let link = LINKS.iter().position(|link| *link == router.settings().interface);
             for destination in router.settings().destinations() {
                 let mut bytes = vec![0; 64];
-                let length = router.encode(priority, destination, &mut bytes).unwrap();
+                let form = router.checksums(priority).next().unwrap();
+                let length = router.encode(priority, destination, form, &mut bytes).unwrap();
                 bytes.truncate(length);
                 sent.push((link.unwrap(), bytes));
             }
@@ -196,7 +197,8 @@ fn groups() {
                 pair.run(short);
                 continue;
             }
-            pair.run(interval * 14);
+            // A first wait is for a master that speaks once a second.
+            pair.run(interval * 14 + Duration::from_secs(4));
             pair.check();
             let transitions = pair.transitions;
             pair.run(interval * 10);

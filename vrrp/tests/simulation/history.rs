@@ -69,6 +69,7 @@ pub fn foreign(settings: &Settings, own: IpAddr) -> Foreign {
         address: own,
         destinations: settings.destinations().collect(),
         wire,
+        form: Checksum::Rfc9568,
         state: State::Initialize,
     }
 }
@@ -99,6 +100,8 @@ impl Lan {
         let longest = intervals.iter().map(|interval| interval.duration()).max().unwrap();
         let (preempt_percent, delayed) = (random.pick(&[100, 100, 0, 50]), random.percent(25));
         let mut delay = Duration::ZERO;
+        // Two that do not understand each other would be masters both, whatever we do.
+        let form = random.pick(&[Checksum::Rfc9568, Checksum::PseudoHeader]);
         let mut nodes = Vec::new();
         for node in 0..count {
             let mut settings = settings(ipv6, node, count, unicast);
@@ -117,7 +120,9 @@ impl Lan {
                 Node::ours(settings, own)
             } else {
                 settings.preempt_delay = Duration::ZERO;
-                Node::foreign(foreign(&settings, own), settings)
+                let mut foreign = foreign(&settings, own);
+                foreign.form = form;
+                Node::foreign(foreign, settings)
             });
         }
         let weather = Weather {
@@ -152,9 +157,11 @@ impl Lan {
     /// longest interval that anybody goes by: a router that hears nobody takes over within 4 I (three
     /// and the skew); it may have been paused, and listen for 1.5 I before that. One that would
     /// preempt hears of it within I, waits its delay, and takes over 4 I after. The last half is
-    /// for the way of the packets.
+    /// for the way of the packets. One that has just begun takes a second for I, if that is longer, as
+    /// long as it hears nobody.
     pub fn bound(&self) -> Duration {
-        self.longest_learned() * 11 + self.delay
+        let learned = self.longest_learned();
+        learned * 7 + learned.max(Duration::from_secs(1)) * 4 + self.delay
     }
 
     fn longest_learned(&self) -> Duration {

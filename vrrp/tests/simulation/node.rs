@@ -243,11 +243,14 @@ type Collect<'a> = dyn FnMut(&VirtualRouter, Actions) + 'a;
 
 fn collect(router: &VirtualRouter, actions: Actions, effects: &mut Vec<Effect>) {
     if let Some(priority) = actions.send {
-        for destination in router.settings().destinations() {
+        let destinations = router.settings().destinations();
+        for (to, form) in
+            destinations.flat_map(|to| router.checksums(priority).map(move |form| (to, form)))
+        {
             let mut bytes = vec![0; LONGEST.min(256)];
-            let length = router.encode(priority, destination, &mut bytes).unwrap();
+            let length = router.encode(priority, to, form, &mut bytes).unwrap();
             bytes.truncate(length);
-            effects.push(Effect::Send { destination, bytes, priority: priority.get() });
+            effects.push(Effect::Send { destination: to, bytes, priority: priority.get() });
         }
     }
     if let Some(transition) = actions.transition {

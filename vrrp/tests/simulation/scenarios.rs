@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use lockgate_vrrp::advert::Checksum;
 use lockgate_vrrp::types::{Interval, Priority};
 
 use crate::foreign::State;
@@ -32,7 +33,8 @@ fn lan(seed: u64, priorities: &[u8], preempt: bool) -> (World, Duration) {
         world.clients.push(Client { behind, owner: None, asks_every: interval * 7 });
     }
     world.start(0);
-    world.run(interval * 5);
+    // It waits for a master that speaks once a second.
+    world.run(interval * 5 + Duration::from_secs(4));
     for node in 1..priorities.len() {
         world.start(node);
     }
@@ -192,6 +194,55 @@ fn one_forged_advert_does_no_lasting_harm() {
         let learned = (interval * 10).max(Duration::from_secs(1));
         world.run(learned * 4 + interval * 2);
         assert_eq!(world.masters(0), [0]);
+    });
+}
+
+/// keepalived takes one form of checksum, and its masters speak once a second.
+#[test]
+fn who_comes_to_a_slow_master_that_takes_another_checksum_is_no_second_master() {
+    for_each_seed(500, |seed| {
+        let mut random = Random::new(seed);
+        let ours = if seed.is_multiple_of(2) { 100 } else { 200 };
+        let priorities = [300 - ours, ours];
+        let nodes = priorities.iter().enumerate().map(|(node, &priority)| {
+            let mut settings = settings(false, node, 2, false);
+            settings.priority = Priority::new(priority as u8);
+            let own = address(false, node);
+            if node == 1 {
+                settings.interval = Interval::from_centis(random.pick(&[1, 10, 50])).unwrap();
+                return Node::ours(settings, own);
+            }
+            settings.interval = Interval::from_centis(100).unwrap();
+            let mut slow = foreign(&settings, own);
+            slow.form = random.pick(&[Checksum::Rfc9568, Checksum::PseudoHeader]);
+            Node::foreign(slow, settings)
+        });
+        let nodes = nodes.collect();
+        let latency = Duration::from_millis(1);
+        let weather = Weather { loss: 0, twice: 0, latency, jitter: latency };
+        let mut world = World::new(random, nodes, weather);
+        world.log = number("VRRP_SEED").map(|_| Vec::new());
+        let second = Duration::from_secs(1);
+        let (first, then) = if seed % 4 < 2 { (0, 1) } else { (1, 0) };
+        world.start(first);
+        let until = second * 5 + second * world.random.below(1_000) as u32 / 1_000;
+        world.run(until);
+        assert_eq!(world.masters(0), [first]);
+        world.start(then);
+        let expected = usize::from(ours == 200);
+        for _ in 0..1_000 {
+            world.run(second / 100);
+            let masters = world.masters(0);
+            if first == expected {
+                assert_eq!(masters, [first], "a newcomer of lower priority takes nothing");
+            }
+            // Two only as long as a packet is on its way.
+            if masters.len() > 1 {
+                world.run(latency * 4);
+                assert_eq!(world.masters(0).len(), 1);
+            }
+        }
+        assert_eq!(world.masters(0), [expected]);
     });
 }
 
