@@ -6,7 +6,9 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::harness::lan::{self, Lan};
@@ -274,4 +276,64 @@ fn a_refused_reload_shows_until_one_is_taken_over() {
     assert_eq!(last(), 0.0);
     gateway.reload(&config);
     assert_eq!(last(), 1.0);
+}
+
+/// The most memory that it has had, in bytes.
+fn peak_memory(gateway: &Gateway) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+fn ask(gateway: &Gateway, path: &str) -> UnixStream {
+    let mut stream = gateway.connect_admin().unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    stream
+}
+
+/// Each text of ten thousand backends is many megabytes, and made out of several times as much.
+#[test]
+fn a_crowd_that_asks_at_once_costs_the_memory_of_a_few() {
+    const BACKENDS: usize = 10_000;
+    const CROWD: usize = 20;
+    const FEW: u64 = 400 << 20;
+    let mut config = Config::new(unused_address());
+    for number in 0..BACKENDS {
+        let (high, low) = (number / 250, number % 250 + 1);
+        config = config.backend_at(&format!("b-{number}"), &format!("127.9.{high}.{low}:9"), "");
+    }
+    let gateway = Gateway::start(config);
+    let before = peak_memory(&gateway);
+    let last = format!("b-{}\"", BACKENDS - 1);
+    for path in ["/metrics", "/v1/status"] {
+        for _round in 0..2 {
+            let crowd: Vec<_> = (0..CROWD).map(|_| ask(&gateway, path)).collect();
+            thread::scope(|scope| {
+                for mut stream in crowd {
+                    let last = &last;
+                    scope.spawn(move || {
+                        let mut text = String::new();
+                        stream.read_to_string(&mut text).unwrap();
+                        assert!(text.starts_with("HTTP/1.1 200"), "{path}: {}", &text[..200]);
+                        assert!(text.contains(last), "{path} is not complete");
+                    });
+                }
+            });
+        }
+    }
+    let grown = peak_memory(&gateway) - before;
+    assert!(grown < FEW, "it took {} MiB more", grown >> 20);
+
+    // Nor do those who never read what they have asked for, one after the other.
+    let mut silent = Vec::new();
+    for _ in 0..CROWD {
+        silent.push(ask(&gateway, "/v1/status"));
+        // By now it is made, or waits for its place: the next is sent another.
+        let (code, text) = gateway.request("GET", "/v1/pools/app/backends/b-0").unwrap();
+        assert_eq!(code, 200, "{text}");
+    }
+    assert!(gateway.get("/metrics").contains(&last), "others are answered");
+    let grown = peak_memory(&gateway) - before;
+    assert!(grown < FEW, "it took {} MiB more", grown >> 20);
 }

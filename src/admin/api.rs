@@ -25,7 +25,7 @@ use super::order::{
     NodeChanged, Order, Refusal, RefusalKind, Reloaded, Reply, Upgraded,
 };
 use super::server::{Caller, Who};
-use super::status::{Backend, Status};
+use super::status::Backend;
 use super::{Ask, stream};
 use crate::config;
 
@@ -200,16 +200,14 @@ fn verdict(reasons: &[String]) -> Response {
     }
 }
 
-async fn metrics(asks: Asks) -> Result<Response, Response> {
-    let renderer = ask(&asks, Ask::Metrics).await.map_err(IntoResponse::into_response)?;
-    let rendered = tokio::task::spawn_blocking(move || renderer.render()).await;
-    let text =
-        rendered.map_err(|error| refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
+async fn metrics(asks: Asks) -> Result<Response, Refusal> {
+    let text = ask(&asks, Ask::Metrics).await?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text.into_body()).into_response())
 }
 
-async fn status(asks: Asks) -> Result<Json<Status>, Refusal> {
-    Ok(Json(ask(&asks, Ask::Status).await?))
+async fn status(asks: Asks) -> Result<Response, Refusal> {
+    let text = ask(&asks, Ask::Status).await?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], text.into_body()).into_response())
 }
 
 async fn backend(
@@ -217,14 +215,7 @@ async fn backend(
     target: Result<Path<BackendTarget>, PathRejection>,
 ) -> Result<Json<Backend>, Refusal> {
     let target = path_of(target)?;
-    let status: Status = ask(&asks, Ask::Status).await?;
-    let mut pools = status.pools.into_iter();
-    let unknown = |what: String| Refusal::new(RefusalKind::Unknown, what);
-    let pool = pools.find(|pool| pool.name == target.pool);
-    let pool = pool.ok_or_else(|| unknown(format!("there is no pool {}", target.pool)))?;
-    let mut backends = pool.backends.into_iter();
-    let found = backends.find(|backend| backend.name == target.backend).map(Json);
-    found.ok_or_else(|| unknown(format!("pool {} has no backend {}", target.pool, target.backend)))
+    demand(&asks, |reply| Ask::Backend(target, reply)).await
 }
 
 async fn explain(

@@ -8,6 +8,7 @@ pub mod client;
 mod dashboard;
 pub mod explanation;
 pub mod order;
+pub mod rendering;
 pub mod server;
 pub mod status;
 mod stream;
@@ -22,12 +23,12 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::metrics::Renderer;
 use crate::safe_file;
 use explanation::{Explanation, Question};
-use order::{Candidate, Difference, Order, Reply};
+use order::{BackendTarget, Candidate, Difference, Order, Reply};
+use rendering::Rendering;
 use server::{Entrance, Who};
-use status::Status;
+use status::Backend;
 pub use stream::Replay;
 
 /// Connections to the unix socket that wait to be accepted; the kernel takes no more than
@@ -37,8 +38,10 @@ const BACKLOG: i32 = 1_024;
 /// A question to the control loop.
 #[derive(Debug)]
 pub enum Ask {
-    /// Everything there is to show.
-    Status(oneshot::Sender<Status>),
+    /// Everything there is to show, as JSON.
+    Status(oneshot::Sender<Rendering>),
+    /// One backend.
+    Backend(BackendTarget, Reply<Backend>),
     /// Why the process is not well; nothing if it is.
     Health(oneshot::Sender<Vec<String>>),
     /// Why the gateway is not ready; nothing if it is.
@@ -46,8 +49,8 @@ pub enum Ask {
     /// What happens from now on, and what is to be repeated of what has happened; `None` if too many
     /// listen already.
     Events(Replay, oneshot::Sender<Option<mpsc::Receiver<Bytes>>>),
-    /// All series, up to date.
-    Metrics(oneshot::Sender<Renderer>),
+    /// All series, up to date, in the text format of Prometheus.
+    Metrics(oneshot::Sender<Rendering>),
     /// Where a connection would go.
     Explain(Question, Reply<Explanation>),
     /// What a reload of this would change.

@@ -32,6 +32,7 @@ mod room;
 mod schedule;
 mod secrets;
 mod servers;
+mod shared;
 mod show;
 mod start;
 mod state;
@@ -85,6 +86,7 @@ use resolve::{Answer, keep_resolving, keep_resolving_all};
 use room::max_connections;
 use schedule::Schedule;
 use servers::{Admin, Task};
+use shared::{Shared, Turn};
 use state::State;
 use upgrade::Upgrades;
 use watch::Watch;
@@ -172,6 +174,7 @@ struct Control {
     events: Events,
     registry: Registry,
     series: Series,
+    shared: Shared,
     reloads: status::Reloads,
     /// What operators have set.
     state: State,
@@ -219,6 +222,7 @@ struct Inbox {
     answers: mpsc::UnboundedReceiver<Answer>,
     checked: mpsc::UnboundedReceiver<Checked>,
     asks: mpsc::Receiver<Ask>,
+    turns: mpsc::UnboundedReceiver<Turn>,
 }
 
 /// Where they are sent to.
@@ -298,8 +302,12 @@ impl Control {
                 Some(report) = self.inbox.reports.recv() => self.reported(&report),
                 Some(answer) = self.inbox.answers.recv() => self.answered(answer),
                 Some(ask) = self.inbox.asks.recv() => self.answer(ask),
+                Some(turn) = self.inbox.turns.recv() => self.take_turn(turn),
                 event = self.failover.event() => self.failed_over(event).await,
-                _ = carry_over.tick() => self.carry_over(),
+                _ = carry_over.tick() => {
+                    self.carry_over();
+                    self.shared.end_slow(Instant::now());
+                }
                 _ = look.tick() => self.renew_certificates(),
                 _ = keep_alive.tick() => self.events.keep_alive(),
                 news = self.upgrades.next() => self.heard(news).await,

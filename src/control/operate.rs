@@ -241,7 +241,7 @@ impl Control {
         Err(Refusal::new(RefusalKind::Stopping, reason))
     }
 
-    fn find(&self, target: &BackendTarget) -> Result<(usize, usize), Refusal> {
+    pub(super) fn find(&self, target: &BackendTarget) -> Result<(usize, usize), Refusal> {
         let unknown = |what: String, name: &str, known: Vec<&str>| {
             let meant = nearest(name, known.iter().copied());
             let more = match meant {

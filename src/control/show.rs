@@ -1,17 +1,19 @@
 //! Answers to what people and programs ask of the running gateway.
 
-use tokio::sync::oneshot;
-
 use super::*;
+use crate::admin::order::{BackendTarget, Reply};
+use crate::health::Vitals;
 use crate::stats::{ConnectFailure, Handshake, HandshakeFailure, Reason};
 use crate::tls::certificate::Certificate;
-use crate::worker::Census;
+use shared::Kind;
 
 impl Control {
     pub(super) fn answer(&mut self, ask: Ask) {
         // Who asked may have gone away; then nobody misses the answer.
         match ask {
-            Ask::Status(sender) => self.send_status(sender),
+            Ask::Status(sender) => self.share(Kind::Status, sender),
+            Ask::Metrics(sender) => self.share(Kind::Metrics, sender),
+            Ask::Backend(target, reply) => self.send_backend(&target, reply),
             Ask::Health(sender) => drop(sender.send(self.ills())),
             Ask::Readiness(sender) => drop(sender.send(self.wants())),
             Ask::Events(replay, sender) => drop(sender.send(self.events.listen(replay))),
@@ -19,10 +21,6 @@ impl Control {
             Ask::Compare(candidate, reply) => drop(reply.send(self.compare(&candidate))),
             // Not in the middle of a reload, which asks are answered in, too.
             Ask::Order(who, order) => self.orders.push_back((who, order)),
-            Ask::Metrics(sender) => {
-                self.carry_over();
-                drop(sender.send(self.registry.renderer()));
-            }
         }
     }
 
@@ -144,36 +142,21 @@ impl Control {
         }
     }
 
-    /// Answers with the status, once the workers have said how old their connections are.
-    pub(super) fn send_status(&self, sender: oneshot::Sender<Status>) {
-        /// A worker that takes longer is not waited for.
-        const PATIENCE: Duration = Duration::from_millis(100);
-        let mut status = self.status();
-        let ids: Vec<Vec<u64>> = self
-            .world
-            .pools
-            .iter()
-            .map(|ours| ours.members.iter().map(|member| member.backend.id).collect())
-            .collect();
-        let answers = self.workers.crew.census();
+    /// Answers with one backend, once the workers have said how old its connections are.
+    fn send_backend(&self, target: &BackendTarget, reply: Reply<status::Backend>) {
+        let (pool, index) = match self.find(target) {
+            Ok(found) => found,
+            Err(refusal) => return drop(reply.send(Err(refusal))),
+        };
+        let ours = &self.world.pools[pool];
+        let mut shown =
+            backend(&ours.members[index], &ours.ward.members()[index], &self.state.kept);
+        let id = ours.members[index].backend.id;
+        let oldest = shared::census(self.workers.crew.census());
         tokio::spawn(async move {
-            let deadline = Instant::now() + PATIENCE;
-            let mut oldest = Census::new();
-            for answer in answers {
-                let Ok(Ok(census)) = timeout_at(deadline.into(), answer).await else { continue };
-                for (backend, since) in census {
-                    let known = oldest.entry(backend).or_insert(since);
-                    *known = since.min(*known);
-                }
-            }
-            for (pool, ids) in status.pools.iter_mut().zip(ids) {
-                for (backend, id) in pool.backends.iter_mut().zip(ids) {
-                    let since = oldest.get(&id);
-                    backend.oldest_seconds = since.map(|since| since.elapsed().as_secs_f64());
-                }
-            }
+            shown.oldest_seconds = shared::age(&oldest.await, id);
             // Who asked may have gone away.
-            drop(sender.send(status));
+            drop(reply.send(Ok(shown)));
         });
     }
 }
@@ -217,40 +200,40 @@ fn pool((ours, plan): (&compile::Ours, &plan::Pool), kept: &state::Kept) -> stat
             .members
             .iter()
             .zip(ours.ward.members())
-            .map(|(member, vitals)| {
-                let backend = &member.backend;
-                let load = backend.load();
-                let failures = |failure| backend.stats.sum(|s| s.connect_failures.of(failure));
-                let resolved = match &backend.endpoint {
-                    Endpoint::Fixed(_) => member.at,
-                    Endpoint::Resolved(_) => backend.address(),
-                };
-                status::Backend {
-                    name: backend.name.to_string(),
-                    address: member.plan.address.to_string(),
-                    resolved: resolved.map(|address| address.to_string()),
-                    state: vitals.state().name().to_owned(),
-                    reason: vitals.reason().to_owned(),
-                    since_seconds: vitals.since().elapsed().as_secs_f64(),
-                    weight: member.plan.weight,
-                    effective_weight: f64::from(load.weight()) / f64::from(WEIGHT_ONE),
-                    connections: load.active(),
-                    max_connections: member.plan.max_connections.map_or(0, Into::into),
-                    backup: backend.backup,
-                    connections_total: backend.stats.sum(|s| &s.connections),
-                    connect_failures_total: (0..ConnectFailure::ALL.len()).map(failures).sum(),
-                    bytes_in: backend.stats.sum(|s| &s.bytes_in),
-                    bytes_out: backend.stats.sum(|s| &s.bytes_out),
-                    connect_seconds_total: Duration::from_nanos(
-                        backend.stats.sum(|s| &s.connect_nanoseconds),
-                    )
-                    .as_secs_f64(),
-                    oldest_seconds: None,
-                    check: member.last_check.as_ref().map(check),
-                    set: kept.of(&backend.pool, &backend.name).cloned(),
-                }
-            })
+            .map(|(member, vitals)| backend(member, vitals, kept))
             .collect(),
+    }
+}
+
+fn backend(member: &compile::Member, vitals: &Vitals, kept: &state::Kept) -> status::Backend {
+    let backend = &member.backend;
+    let load = backend.load();
+    let failures = |failure| backend.stats.sum(|s| s.connect_failures.of(failure));
+    let resolved = match &backend.endpoint {
+        Endpoint::Fixed(_) => member.at,
+        Endpoint::Resolved(_) => backend.address(),
+    };
+    status::Backend {
+        name: backend.name.to_string(),
+        address: member.plan.address.to_string(),
+        resolved: resolved.map(|address| address.to_string()),
+        state: vitals.state().name().to_owned(),
+        reason: vitals.reason().to_owned(),
+        since_seconds: vitals.since().elapsed().as_secs_f64(),
+        weight: member.plan.weight,
+        effective_weight: f64::from(load.weight()) / f64::from(WEIGHT_ONE),
+        connections: load.active(),
+        max_connections: member.plan.max_connections.map_or(0, Into::into),
+        backup: backend.backup,
+        connections_total: backend.stats.sum(|s| &s.connections),
+        connect_failures_total: (0..ConnectFailure::ALL.len()).map(failures).sum(),
+        bytes_in: backend.stats.sum(|s| &s.bytes_in),
+        bytes_out: backend.stats.sum(|s| &s.bytes_out),
+        connect_seconds_total: Duration::from_nanos(backend.stats.sum(|s| &s.connect_nanoseconds))
+            .as_secs_f64(),
+        oldest_seconds: None,
+        check: member.last_check.as_ref().map(check),
+        set: kept.of(&backend.pool, &backend.name).cloned(),
     }
 }
 

@@ -90,6 +90,8 @@ impl Control {
         let (reports_sender, reports) = mpsc::channel(REPORTS);
         let (answers_sender, answers) = mpsc::unbounded_channel();
         let (checked_sender, checked) = mpsc::unbounded_channel();
+        let (turns_sender, turns) = mpsc::unbounded_channel();
+        let shared = Shared::new(turns_sender).map_err(Failure::system("cannot start a thread"))?;
         let means = Means {
             workers: count,
             max_connections: max_connections(&plan, count, open_files),
@@ -134,7 +136,7 @@ impl Control {
             output,
             levels,
             admin,
-            inbox: Inbox { reports, answers, checked, asks },
+            inbox: Inbox { reports, answers, checked, asks, turns },
             senders: Senders {
                 reports: reports_sender,
                 answers: answers_sender,
@@ -149,6 +151,7 @@ impl Control {
             events: Events::default(),
             registry,
             series,
+            shared,
             reloads: status::Reloads { last: last_reload, ..status::Reloads::default() },
             state,
             orders: VecDeque::new(),

@@ -150,6 +150,7 @@ impl Control {
                     Some(checked) = self.inbox.checked.recv() => Settling::Checked(checked),
                     Some(answer) = self.inbox.answers.recv() => Settling::Answer(answer),
                     Some(ask) = self.inbox.asks.recv() => Settling::Ask(ask),
+                    Some(turn) = self.inbox.turns.recv() => Settling::Turn(turn),
                     () = either(&mut self.signals.terminate, &mut self.signals.interrupt) => {
                         Settling::Stop
                     }
@@ -159,6 +160,7 @@ impl Control {
                 Ok(Settling::Checked(checked)) => self.checked(checked),
                 Ok(Settling::Answer(answer)) => self.answered(answer),
                 Ok(Settling::Ask(ask)) => self.answer(ask),
+                Ok(Settling::Turn(turn)) => self.take_turn(turn),
                 Ok(Settling::Stop) => return self.begin_to_stop(),
                 Err(_elapsed) => return,
             }
@@ -368,6 +370,7 @@ enum Settling {
     Checked(Checked),
     Answer(Answer),
     Ask(Ask),
+    Turn(Turn),
     Stop,
 }
 

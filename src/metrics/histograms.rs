@@ -58,9 +58,9 @@ pub fn growth(now: &Series, before: &Series) -> Series {
 
 /// A text with what is in `before` added to the histograms of these names. Those that it does not
 /// have are put where others of their name are.
-pub fn render(names: &[&str], text: &str, before: &Series) -> String {
+pub fn render(names: &[&str], text: String, before: &Series) -> String {
     if before.is_empty() {
-        return text.to_owned();
+        return text;
     }
     let values: HashMap<_, _> = before.iter().map(|(series, value)| (&**series, *value)).collect();
     let own: HashMap<_, _> = text.lines().filter_map(read).collect();
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_text_is_written_as_it_was_when_nothing_came_before() {
-        assert_eq!(render(&NAMES, TEXT, &Vec::new()), TEXT);
+        assert_eq!(render(&NAMES, TEXT.to_owned(), &Vec::new()), TEXT);
         assert_eq!(series_of(TEXT).len(), 4);
     }
 
@@ -129,7 +129,7 @@ mod tests {
     fn what_came_before_is_added_where_it_belongs() {
         let before = TEXT.replace("} 3", "} 5").replace("waiting 2", "waiting 9")
             + "wait_seconds_count{pool=\"b c\"} 4\nwork_seconds_sum 2.5\n";
-        let text = render(&NAMES, TEXT, &series_of(&before));
+        let text = render(&NAMES, TEXT.to_owned(), &series_of(&before));
         let has = |line: &str| text.lines().any(|found| found == line);
         for line in [
             "requests 7",
