@@ -210,7 +210,7 @@ fn mistakes_across_sections() {
         ),
         (
             "[[pool.web.backend]]\naddress = 'h:1'\naddresses = 'both'\n",
-            "3:13 addresses: expected one or all, found 'both'",
+            "3:13 addresses: unknown value 'both'",
         ),
         ("[[pool.web.backend]]\naddress = 'h'\n", "2:11 address: no port in 'h'"),
         (
