@@ -225,16 +225,17 @@ struct Process {
     config: Option<PathBuf>,
 }
 
-/// Processes with this path among their arguments.
-fn processes_with(argument: &Path) -> Vec<i32> {
-    let argument = argument.as_os_str().as_encoded_bytes();
+/// Processes that run a gateway of this configuration, and not `lockgate top` or the like.
+fn gateways_of(config: &Path) -> Vec<i32> {
+    let config = config.as_os_str().as_encoded_bytes();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let has_it = |pid: &i32| {
-        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        !argument.is_empty() && arguments.split(|byte| *byte == 0).any(|one| one == argument)
+    let runs_it = |pid: &i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let has = |argument: &[u8]| line.split(|byte| *byte == 0).any(|one| one == argument);
+        !config.is_empty() && has(config) && has(b"run")
     };
-    pids.filter(has_it).collect()
+    pids.filter(runs_it).collect()
 }
 
 impl Process {
@@ -260,7 +261,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         // Those that took over, and one that is about to: they have its arguments.
-        for pid in self.config.iter().flat_map(|config| processes_with(config)) {
+        for pid in self.config.iter().flat_map(|config| gateways_of(config)) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
         let _ = self.child.kill();
@@ -294,11 +295,11 @@ impl Gateway {
     pub fn start_again(mut self) -> Self {
         self.process.child.kill().unwrap();
         self.process.child.wait().unwrap();
-        for pid in processes_with(&self.config_path()) {
+        for pid in gateways_of(&self.config_path()) {
             // One may have ended by itself.
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
-        eventually("they have ended", || processes_with(&self.config_path()).is_empty());
+        eventually("they have ended", || gateways_of(&self.config_path()).is_empty());
         let mut words = self.under.iter().map(String::as_str).chain([lockgate().to_str().unwrap()]);
         let mut command = Command::new(words.next().unwrap());
         command.args(words);
