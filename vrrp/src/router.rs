@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use crate::advert::{Message, Packet, Rejected, Scope};
-use crate::instance::{Actions, Input};
+use crate::instance::{Actions, Input, Role};
 use crate::settings::{self, Address, Settings};
 use crate::types::{Family, Moment, Priority};
 
@@ -293,20 +293,30 @@ impl Router {
     }
 
     /// Tells a virtual router, and its group, whether they can run, and has the group be master
-    /// together or not at all.
+    /// together or not at all. A new member becomes what its group is.
     fn settle(&mut self, index: usize, now: Moment, sink: &mut Sink<'_>) {
         if self.routers[index].settings().sync_group.is_none() {
             return self.routers[index].enable(true, now, sink);
         }
-        let together = self.companions(index).all(VirtualRouter::is_able);
+        // Of a member that came with a reload nothing is known yet: its group goes on as it is.
+        let runs = self.companions(index).any(|router| router.role() != Role::Init);
+        let leads = self.companions(index).any(|router| router.role() == Role::Master);
+        let counts = |router: &&VirtualRouter| !(runs && router.is_unknown());
+        let together = self.companions(index).filter(counts).all(VirtualRouter::is_able);
         for other in 0..self.routers.len() {
-            if self.are_companions(index, other) {
-                self.routers[other].enable(together, now, sink);
+            if !self.are_companions(index, other) {
+                continue;
+            }
+            let router = &mut self.routers[other];
+            let began = router.role() == Role::Init;
+            router.enable(together, now, sink);
+            if leads && began && router.role() == Role::Backup {
+                router.handle(Input::Lead, now, sink);
             }
         }
         // Who leads alone yields: on the other links a better master was heard, and a group that
         // went back and forth would be worse than one that waits.
-        let all_ready = self.companions(index).all(VirtualRouter::is_ready);
+        let all_ready = self.companions(index).filter(counts).all(VirtualRouter::is_ready);
         let order = if all_ready { Input::Lead } else { Input::Yield };
         for other in 0..self.routers.len() {
             if self.are_companions(index, other) {

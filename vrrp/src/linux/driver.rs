@@ -35,6 +35,10 @@ const PRIORITY: i32 = 50;
 /// The longest between two turns: what the guard's beat lives on.
 const PULSE: Duration = Duration::from_millis(100);
 
+/// How long the interface of a virtual MAC may take to be there after a reload, before the virtual
+/// router counts as one that cannot run.
+const MAKING: Duration = Duration::from_secs(1);
+
 /// Packets that are read from one socket in a turn. More than this is a flood, which must not
 /// keep adverts from going out.
 const DRAIN: usize = 512;
@@ -325,6 +329,14 @@ impl Driver {
             };
             let up = |interface: Option<&Interface>| interface.is_some_and(|one| one.up);
             let usable = up(below) && up(device);
+            if virtual_router.is_unknown()
+                && up(below)
+                && !usable
+                && now - virtual_router.since() < MAKING
+            {
+                failed = true;
+                return;
+            }
             let tracked = settings.track_interfaces.iter().all(|name| up(find(name)));
             let now_from = virtual_router.source();
             let source = below.and_then(|below| below.source(&settings, now_from));

@@ -490,6 +490,129 @@ fn a_group_gives_up_together() {
     assert_eq!(host.transitions(), ["inside: backup group", "outside: backup interface_up"]);
 }
 
+/// One more member of the group of [`group`].
+fn newcomer(inside: &Settings) -> Settings {
+    let mut more = settings("more", 53, "10.0.0.102");
+    more.sync_group.clone_from(&inside.sync_group);
+    more
+}
+
+#[test]
+fn a_new_member_of_a_master_group_is_master_at_once_and_the_others_stay() {
+    let (mut host, inside, outside) = group();
+    host.pass(ms(3_700));
+    host.said.clear();
+    let changes = host.reconfigure(vec![inside.clone(), outside, newcomer(&inside)]).unwrap();
+    let [Change::Added(new)] = changes[..] else { panic!("{changes:?}") };
+    assert_eq!(host.transitions(), Vec::<String>::new());
+    // Packets and timers may come before the shell has looked at its interface.
+    host.receive(PEER, "224.0.0.18", &advert(&inside, 50, Checksum::Rfc9568)).unwrap();
+    host.pass(ms(250));
+    assert_eq!(host.transitions(), Vec::<String>::new());
+    host.set_source(new, Some(OWN));
+    let last = host.said.last().unwrap();
+    assert_eq!((&*last.0, last.1.send, last.1.announce), ("more", Some(Priority::DEFAULT), true));
+    assert_eq!(host.transitions(), ["more: backup startup", "more: master group"]);
+    host.pass(ms(5_000));
+    assert_eq!(host.transitions(), Vec::<String>::new());
+}
+
+#[test]
+fn a_new_member_of_a_backup_group_is_backup() {
+    let (mut host, inside, outside) = group();
+    let hear = |host: &mut Host, count: usize| {
+        for _ in 0..count {
+            for settings in [&inside, &outside] {
+                host.receive(PEER, "224.0.0.18", &advert(settings, 200, Checksum::Rfc9568))
+                    .unwrap();
+            }
+            host.pass(ms(100));
+        }
+    };
+    hear(&mut host, 5);
+    host.reconfigure(vec![inside.clone(), outside.clone(), newcomer(&inside)]).unwrap();
+    let new = host.ids()[2];
+    host.set_source(new, Some(OWN));
+    assert_eq!(host.transitions(), ["more: backup startup"]);
+    // Nobody is master of it, and it waits for the others.
+    hear(&mut host, 40);
+    assert_eq!(host.transitions(), Vec::<String>::new());
+    host.pass(ms(400));
+    assert_eq!(
+        host.transitions(),
+        [
+            "inside: master master_timeout",
+            "outside: master master_timeout",
+            "more: master master_timeout"
+        ]
+    );
+}
+
+#[test]
+fn a_new_member_that_cannot_run_takes_its_group_along() {
+    let (mut host, inside, outside) = group();
+    host.pass(ms(3_700));
+    host.said.clear();
+    host.reconfigure(vec![inside.clone(), outside, newcomer(&inside)]).unwrap();
+    let new = host.ids()[2];
+    host.set_obstacle(new, Obstacle::Interface, true);
+    assert_eq!(host.transitions(), ["inside: init group", "outside: init group"]);
+    host.set_source(new, Some(OWN));
+    host.set_obstacle(new, Obstacle::Interface, false);
+    let causes = ["inside: backup group", "outside: backup group", "more: backup interface_up"];
+    assert_eq!(host.transitions(), causes);
+}
+
+#[test]
+fn a_member_of_a_master_group_with_another_identifier_ends_the_old_one_and_is_master_at_once() {
+    let (mut host, inside, mut outside) = group();
+    host.pass(ms(3_700));
+    host.said.clear();
+    outside.vrid = Vrid::new(99).unwrap();
+    let changes = host.reconfigure(vec![inside, outside]).unwrap();
+    let [Change::Removed(_), Change::Added(new)] = changes[..] else { panic!("{changes:?}") };
+    assert_eq!(host.said[0].1.send, Some(Priority::RELEASE));
+    assert_eq!(host.transitions(), ["outside: init shutdown"]);
+    host.set_source(new, Some(OWN));
+    assert_eq!(host.transitions(), ["outside: backup startup", "outside: master group"]);
+    assert!(host.router.iter().all(|router| router.role() == Role::Master));
+}
+
+/// A better master of the new member's identifier has the group, as ever.
+#[test]
+fn a_new_member_that_hears_a_better_master_yields_with_its_group() {
+    let (mut host, inside, outside) = group();
+    host.pass(ms(3_700));
+    let more = newcomer(&inside);
+    host.reconfigure(vec![inside, outside, more.clone()]).unwrap();
+    let new = host.ids()[2];
+    host.set_source(new, Some(OWN));
+    host.said.clear();
+    host.receive(PEER, "224.0.0.18", &advert(&more, 200, Checksum::Rfc9568)).unwrap();
+    let causes = ["more: backup higher_priority", "inside: backup group", "outside: backup group"];
+    assert_eq!(host.transitions(), causes);
+}
+
+/// Another process hands on a group that it did not have the new member of.
+#[test]
+fn a_group_that_is_handed_on_has_its_new_member_join() {
+    let (mut elder, inside, outside) = group();
+    elder.pass(ms(3_700));
+    let shares: Vec<_> = elder.router.iter().map(VirtualRouter::bequeath).collect();
+    let now = elder.now;
+    let mut heir = Host { router: Router::new(), said: Vec::new(), now };
+    heir.reconfigure(vec![newcomer(&inside), inside, outside]).unwrap();
+    let ids = heir.ids();
+    for id in &ids {
+        heir.set_obstacle(*id, Obstacle::Predecessor, true);
+        heir.set_source(*id, Some(OWN));
+    }
+    let inheritances = [ids[1], ids[2]].into_iter().zip(shares).collect();
+    heir.call(|router, now, sink| router.take_up(inheritances, now, sink));
+    assert_eq!(heir.transitions(), ["more: backup startup", "more: master group"]);
+    assert!(heir.router.iter().all(|router| router.role() == Role::Master));
+}
+
 #[test]
 fn tracking_counts_for_the_whole_group() {
     let (mut host, _, _) = group();

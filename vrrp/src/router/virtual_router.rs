@@ -298,6 +298,11 @@ impl VirtualRouter {
         self.ability().is_ok()
     }
 
+    /// Whether it is new, and the shell has yet to say whether it can run.
+    pub fn is_unknown(&self) -> bool {
+        self.has_source.is_none() && self.ability() == Err(Cause::Startup)
+    }
+
     fn ability(&self) -> Result<IpAddr, Cause> {
         let obstacle =
             Obstacle::ALL.into_iter().find(|obstacle| self.obstacles[*obstacle as usize]);

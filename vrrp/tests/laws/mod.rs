@@ -139,7 +139,10 @@ impl Host {
             }
         };
         let answer = call(&mut self.router, self.now, &mut sink);
-        let grouped = self.router.iter().filter(|router| router.settings().sync_group.is_some());
+        let counts = |router: &&VirtualRouter| {
+            router.settings().sync_group.is_some() && !router.is_unknown()
+        };
+        let grouped = self.router.iter().filter(counts);
         let mut masters = grouped.map(|router| router.role() == Role::Master);
         let first = masters.next();
         assert!(masters.all(|is_master| Some(is_master) == first), "half a group");

@@ -11,5 +11,6 @@ mod keepalived;
 mod lab;
 mod packets;
 mod process;
+mod reload;
 mod sources;
 mod virtual_mac;
