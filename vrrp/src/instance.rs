@@ -14,7 +14,8 @@
 //!   waits for one at the default interval of a second, however short its own is.
 //! - A master that yields says so in a last advert of lower priority. It is the winner's sign to
 //!   announce the addresses again, or clients would go on sending to the loser.
-//! - What strangers send is bounded in effect: intervals that are learned, answers, announcements.
+//! - What strangers send is bounded in effect: answers, announcements, and how short an interval is
+//!   learned. A long one is learned as it is, or a slow master would make its backups flap.
 
 use core::net::IpAddr;
 

@@ -4,12 +4,9 @@ use core::time::Duration;
 
 use crate::types::{Interval, Priority, Version};
 
-/// Bounds of an interval that is learned, relative to our own. Without them one packet made the
-/// longest interval there is the reason for two minutes of deafness.
-const LEARNED_FACTOR: u16 = 10;
-
-/// An interval up to this may be learned, however short our own is; in centiseconds.
-const LEARNED_AT_LEAST: u16 = 100;
+/// The shortest interval that is learned is our own divided by this: who speaks more often is no reason
+/// to be hasty.
+const LEARNED_SHARE: u16 = 10;
 
 /// The interval that routers have which are told nothing else, in centiseconds (RFC 9568, section 6.1).
 const DEFAULT: u16 = 100;
@@ -32,17 +29,14 @@ pub struct Parameters {
 
 impl Parameters {
     /// The interval that is learned from a master that sends this one. In version 3 it is the
-    /// master's (RFC 9568, section 6.4.2), but from a tenth of our own to ten times as much, or a
-    /// second if that is more. In version 2 it is ours: another is never heard.
+    /// master's (RFC 9568, section 6.4.2), however long, but at least a tenth of our own. In version 2
+    /// it is ours: another is never heard.
     pub fn learned(&self, heard: Interval) -> Interval {
         let own = self.interval;
         match (own.version(), heard.version()) {
             (Version::V3, Version::V3) => {
-                let shortest = (own.centis() / LEARNED_FACTOR).max(1);
-                let longest = own.centis().saturating_mul(LEARNED_FACTOR).max(LEARNED_AT_LEAST);
-                // The longest may be one that cannot be sent, and so not be heard either.
-                let bounded = heard.centis().clamp(shortest, longest);
-                Interval::from_centis(bounded).unwrap_or(heard)
+                let shortest = own.centis() / LEARNED_SHARE;
+                Interval::from_centis(heard.centis().max(shortest)).unwrap_or(heard)
             }
             (Version::V2, _) | (_, Version::V2) => own,
         }

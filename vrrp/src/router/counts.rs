@@ -47,7 +47,7 @@ pub struct Counts {
     pub priority_zero_received: u64,
     /// Packets that were ignored.
     pub rejected: RejectedCounts,
-    /// Adverts whose interval was learned only as far as bounds allow.
+    /// Adverts of an interval so short that a longer one was learned.
     pub interval_out_of_bounds: u64,
     /// Valid adverts whose interval is not ours.
     pub interval_mismatch: u64,

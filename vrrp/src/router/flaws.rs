@@ -217,8 +217,14 @@ pub(super) fn describe(
                     Interval::from_centis(centis).map_or_else(|| "0s".into(), |it| it.to_string())
                 }
             };
+            let own = settings.interval.centis();
+            let slower = advert().filter(|it| flaw == Flaw::Interval && it.interval.centis() > own);
+            let noticed = slower.map_or_else(String::new, |advert| {
+                let down = advert.interval.down(settings.priority);
+                format!(", so that its silence is noticed after {down:.1?}")
+            });
             (
-                format!("advert_interval {received}"),
+                format!("advert_interval {received}{noticed}"),
                 format!("advert_interval {}", settings.interval),
             )
         }

@@ -254,6 +254,6 @@ fn tick(host: &mut Host) {
     host.call(|router, now, sink| router.tick(now, sink));
     let due = host.router.poll_timeout();
     assert!(due.is_none_or(|due| due > host.now), "the timer is due again at once");
-    // Four times the longest interval that is learned: of ten times a second.
-    assert!(due.is_none_or(|due| due - host.now <= Duration::from_secs(41)));
+    // Four times the longest interval that there is.
+    assert!(due.is_none_or(|due| due - host.now <= Duration::from_secs(164)));
 }

@@ -13,6 +13,10 @@ use crate::node::{Flying, Node, Pause};
 use crate::random::Random;
 use crate::world::{Client, Event, Weather, World, address};
 
+/// The longest interval of a forged advert: longer ones are learned as well, and would only make
+/// histories longer.
+const SLOWEST_FORGED: Interval = Interval::from_centis(200).expect("in range");
+
 /// A LAN with its routers.
 pub struct Lan {
     pub world: World,
@@ -87,8 +91,6 @@ impl Lan {
         let centis = |list: &[u16]| {
             list.iter().map(|&centis| Interval::from_centis(centis).unwrap()).collect::<Vec<_>>()
         };
-        // Routers whose intervals differ by more than the bounds of what is learned go by another
-        // bound than the one that is checked here.
         let intervals = match random.below(4) {
             _ if v2 => vec![Interval::from_secs(1 + random.below(2) as u8).unwrap()],
             0 => centis(&[1]),
@@ -167,8 +169,7 @@ impl Lan {
     fn longest_learned(&self) -> Duration {
         let is_v2 = self.intervals[0].version() == Version::V2;
         if self.forged && !is_v2 {
-            // A forged interval is learned up to ten times our own, or a second.
-            (self.longest * 10).max(Duration::from_secs(1))
+            self.longest.max(SLOWEST_FORGED.duration())
         } else {
             self.longest
         }
@@ -395,7 +396,7 @@ impl Lan {
         let destination =
             if peers.is_empty() { family.group() } else { self.world.nodes[to].address };
         let priority = Priority::new(self.world.random.pick(&[0, 1, 100, 255, 255]));
-        let centis = self.world.random.pick(&[1, 2, 100, 4_095]);
+        let centis = self.world.random.pick(&[1, 2, 100, SLOWEST_FORGED.centis()]);
         let interval = match own.version() {
             Version::V2 => own,
             Version::V3 => Interval::from_centis(centis).unwrap(),
