@@ -21,6 +21,9 @@ pub const PERIOD: Duration = Duration::from_secs(60);
 /// Senders for whom the same flaw is said in one [`PERIOD`]; more are only counted.
 pub const SENDERS: usize = 8;
 
+/// An interval of so many of ours makes a failover so much slower that it is said how slow.
+const MUCH: u16 = 3;
+
 /// Addresses that are listed in a text.
 const LISTED: usize = 8;
 
@@ -217,8 +220,9 @@ pub(super) fn describe(
                     Interval::from_centis(centis).map_or_else(|| "0s".into(), |it| it.to_string())
                 }
             };
-            let own = settings.interval.centis();
-            let slower = advert().filter(|it| flaw == Flaw::Interval && it.interval.centis() > own);
+            let much = settings.interval.centis().saturating_mul(MUCH);
+            let slower =
+                advert().filter(|it| flaw == Flaw::Interval && it.interval.centis() >= much);
             let noticed = slower.map_or_else(String::new, |advert| {
                 let down = advert.interval.down(settings.priority);
                 format!(", so that its silence is noticed after {down:.1?}")
