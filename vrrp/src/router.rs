@@ -7,6 +7,7 @@
 //! shell makes an advert with [`VirtualRouter::encode`].
 
 use alloc::vec::Vec;
+use core::cmp::Reverse;
 use core::net::IpAddr;
 
 use crate::advert::{Message, Packet, Rejected, Scope};
@@ -193,7 +194,8 @@ impl Router {
     }
 
     /// What something that is tracked adds to the priority, or takes from it: 0 if all is well.
-    /// In a group it counts for all, so that its members have the same master.
+    /// In a group it counts for all, so that its members have the same master, and once, whichever
+    /// members track something of this name.
     pub fn track(
         &mut self,
         id: InstanceId,
@@ -275,9 +277,18 @@ impl Router {
     /// Gives each the priority that tracking leaves it.
     fn retune(&mut self, now: Moment, sink: &mut Sink<'_>) {
         for index in 0..self.routers.len() {
-            let weight = self.companions(index).map(VirtualRouter::weight).sum();
+            let weight = self.weight(index);
             self.routers[index].set_weight(weight, now, sink);
         }
+    }
+
+    /// What is tracked by a virtual router and its group adds to the priority. What several members
+    /// track counts once, and if they weigh it differently, with the weight that moves it most.
+    fn weight(&self, index: usize) -> i32 {
+        let mut all: Vec<_> = self.companions(index).flat_map(VirtualRouter::tracked).collect();
+        all.sort_by_key(|(name, weight)| (*name, Reverse(weight.unsigned_abs())));
+        all.dedup_by_key(|(name, _)| *name);
+        all.into_iter().map(|(_, weight)| i32::from(weight)).sum()
     }
 
     /// The group of a virtual router; itself if it has none.

@@ -624,10 +624,21 @@ fn a_group_that_is_handed_on_has_its_new_member_join() {
 fn tracking_counts_for_the_whole_group() {
     let (mut host, _, _) = group();
     let ids = host.ids();
+    let priorities =
+        |host: &Host| host.router.iter().map(|it| it.priority().get()).collect::<Vec<_>>();
     host.track(ids[0], "pool", -10);
+    assert_eq!(priorities(&host), [90, 90]);
+    // It is the same pool, and counts once.
+    host.track(ids[1], "pool", -10);
+    assert_eq!(priorities(&host), [90, 90]);
     host.track(ids[1], "pool", -20);
-    let priorities: Vec<_> = host.router.iter().map(|router| router.priority().get()).collect();
-    assert_eq!(priorities, [70, 70]);
+    assert_eq!(priorities(&host), [80, 80]);
+    host.track(ids[1], "other", 5);
+    assert_eq!(priorities(&host), [85, 85]);
+    host.track(ids[0], "pool", 0);
+    assert_eq!(priorities(&host), [85, 85]);
+    host.track(ids[1], "pool", 0);
+    assert_eq!(priorities(&host), [105, 105]);
 }
 
 #[test]

@@ -288,11 +288,6 @@ impl VirtualRouter {
         self.instance.is_ready()
     }
 
-    /// What its own tracking adds to the priority.
-    pub(super) fn weight(&self) -> i32 {
-        self.tracked.iter().map(|(_, weight)| i32::from(*weight)).sum()
-    }
-
     /// Whether nothing but its group can keep it from running.
     pub(super) fn is_able(&self) -> bool {
         self.ability().is_ok()
