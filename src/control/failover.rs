@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
 
 pub(super) use lockgate_vrrp::linux::Legacy;
-use lockgate_vrrp::linux::{self, Event, Flaw, Options, Role, State, Vrrp};
+use lockgate_vrrp::linux::{self, Event, Flaw, LastPrograms, Options, Role, State, Vrrp};
 use lockgate_vrrp::types::Version;
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -43,6 +43,8 @@ pub(super) struct Failover {
     running: Option<Vrrp>,
     /// What was the case when it was stopped for good.
     last: Vec<status::Instance>,
+    /// What still runs for instances that were stopped.
+    programs: Option<LastPrograms>,
     tracked: Vec<Tracked>,
     crew: Arc<Crew>,
     sender: mpsc::Sender<Event>,
@@ -64,6 +66,7 @@ impl Failover {
         Self {
             running: None,
             last: Vec::new(),
+            programs: None,
             tracked: Vec::new(),
             crew: Arc::clone(crew),
             sender,
@@ -231,8 +234,18 @@ impl Failover {
     fn stop_running(&mut self) {
         if let Some(vrrp) = self.running.take() {
             let began = Instant::now();
-            self.last = vrrp.stop().iter().map(instance).collect();
+            let (last, programs) = vrrp.stop();
+            self.last = last.iter().map(instance).collect();
+            self.programs = Some(programs);
             tracing::info!(took = ?began.elapsed(), "VRRP has stopped: the addresses are given away");
+        }
+    }
+
+    /// Waits for the notify programs that the stop has started, if need be: at most ten seconds from
+    /// then on.
+    pub(super) fn await_programs(&mut self) {
+        if let Some(programs) = self.programs.take() {
+            programs.wait();
         }
     }
 

@@ -329,6 +329,9 @@ impl Control {
         let cut = self.workers.crew.connections();
         self.workers.stop();
         self.tell_the_last(hurried).await;
+        if !hurried {
+            self.failover.await_programs();
+        }
         self.admin.remove_socket();
         tracing::info!(cut, "stopped");
         Ok(())

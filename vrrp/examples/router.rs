@@ -193,7 +193,8 @@ pub fn run(mut settings: Settings, guard: Option<Vec<OsString>>) -> Result<(), l
             _ => say("unknown command"),
         }
     }
-    vrrp.stop();
+    let (_, programs) = vrrp.stop();
+    programs.wait();
     say("stopped");
     Ok(())
 }

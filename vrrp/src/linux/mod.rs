@@ -101,6 +101,7 @@ use std::time::{Duration, SystemTime};
 
 use self::driver::Command;
 pub use self::legacy::{Legacy, Share, identity};
+pub use self::running::LastPrograms;
 use self::running::Threads;
 pub use crate::router::{Flaw, Texts};
 use crate::settings::{self, Address, Settings};
@@ -521,9 +522,10 @@ impl Vrrp {
 
     /// Gives the addresses up: priority 0 is sent, addresses are deleted, the guard is told, and
     /// threads end. Takes a second or two at most, and usually a few milliseconds. Returns what was
-    /// the case with all virtual routers then.
-    pub fn stop(mut self) -> Vec<Status> {
-        self.threads.stop().routers
+    /// the case with all virtual routers then, and the programs that still run for them.
+    pub fn stop(mut self) -> (Vec<Status>, LastPrograms) {
+        let last = self.threads.stop();
+        (last.routers, self.threads.last_programs())
     }
 }
 

@@ -53,6 +53,7 @@ pub struct Threads {
     watch: Option<JoinHandle<()>>,
     events: Option<JoinHandle<()>>,
     notify: Option<JoinHandle<()>>,
+    programs: Programs,
 }
 
 /// Says that the keeper has ended, however that came.
@@ -127,9 +128,9 @@ impl Threads {
             watch: None,
             events: None,
             notify: None,
+            programs: Programs::default(),
         };
         let driver = Driver::new(shared, settings, Arc::clone(&interfaces), waits)?;
-        let (programs, jobs) = Programs::new();
         let (outbox, stop) = (Arc::clone(&threads.outbox), Arc::clone(&threads.events_stop));
         let listener = options.events;
         let shared = options.confine.is_some();
@@ -138,11 +139,12 @@ impl Threads {
             let confine = Arc::clone(&confine);
             move || confine(role)
         };
-        let enter = confined(Role::Notify);
+        let (enter, programs) = (confined(Role::Notify), threads.programs.clone());
         threads.notify = Some(spawn("vrrp-notify", move || {
             enter();
-            notify::run(&jobs);
+            programs.work();
         })?);
+        let programs = threads.programs.clone();
         let enter = confined(Role::Events);
         threads.events = Some(spawn("vrrp-events", move || {
             enter();
@@ -263,6 +265,11 @@ impl Threads {
         last.clone()
     }
 
+    /// The programs that still run after [`Threads::stop`].
+    pub fn last_programs(&mut self) -> LastPrograms {
+        LastPrograms(self.notify.take())
+    }
+
     /// Gives everything up. Returns what was the case then; if the driver does not say, before.
     pub fn stop(&mut self) -> Report {
         if let Some(driver) = self.driver.take() {
@@ -284,6 +291,7 @@ impl Threads {
 
     /// Ends all threads but the driver's. `order`: how the keeper ends.
     fn end(&mut self, order: Order) {
+        let goes_on = matches!(order, Order::Leave);
         if let Some(keeper) = self.keeper.take() {
             if self.orders.push(order).is_err() {
                 tracing::error!("the keeper of addresses is not to be reached");
@@ -297,15 +305,43 @@ impl Threads {
         for thread in [self.watch.take(), self.events.take()].into_iter().flatten() {
             join(thread);
         }
-        // The program for the end itself is waited for, a while; what takes longer goes on.
-        let begin = Instant::now();
-        while self.notify.as_ref().is_some_and(|thread| !thread.is_finished()) {
-            if begin.elapsed() > ENDING {
-                break;
-            }
-            sleep(Duration::from_millis(1));
+        if goes_on {
+            self.programs.close();
+        } else {
+            self.programs.cut();
+        }
+        // The programs for the end itself are waited for, a while; what takes longer goes on.
+        if let Some(notify) = &self.notify {
+            await_end(notify, ENDING);
         }
     }
+}
+
+/// Programs for the end of virtual routers, which may run for a while yet: the end of the process may
+/// be the end of them too.
+#[derive(Debug)]
+pub struct LastPrograms(Option<JoinHandle<()>>);
+
+impl LastPrograms {
+    /// Waits until they have ended. Those that take longer than 10 s from [`super::Vrrp::stop`] on are
+    /// killed.
+    pub fn wait(self) {
+        if let Some(thread) = self.0 {
+            await_end(&thread, notify::LAST + ENDING);
+        }
+    }
+}
+
+/// Waits for the end of a thread, for so long.
+fn await_end(thread: &JoinHandle<()>, longest: Duration) -> bool {
+    let begin = Instant::now();
+    while !thread.is_finished() {
+        if begin.elapsed() > longest {
+            return false;
+        }
+        sleep(Duration::from_millis(1));
+    }
+    true
 }
 
 impl Drop for Threads {
@@ -360,12 +396,8 @@ fn needs(settings: &[Settings]) -> Result<Needs, Error> {
 }
 
 fn join(thread: JoinHandle<()>) {
-    let begin = Instant::now();
-    while !thread.is_finished() {
-        if begin.elapsed() > ENDING {
-            return tracing::error!(name = thread.thread().name(), "a thread does not end");
-        }
-        sleep(Duration::from_millis(1));
+    if !await_end(&thread, ENDING) {
+        return tracing::error!(name = thread.thread().name(), "a thread does not end");
     }
     if thread.join().is_err() {
         tracing::error!("a thread of VRRP panicked");

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use super::events::{Entry, Outbox};
 use super::lease::{Lease, Member, Order};
 use super::links::Interface;
-use super::notify::Job;
+use super::notify::{self, Job};
 use super::sockets::Sender;
 use super::thread::Queue;
 use super::{Event, State, guard};
@@ -154,7 +154,7 @@ impl Voice {
                 state: match (transition.to, transition.cause) {
                     (Role::Master, _) => "MASTER",
                     (Role::Backup, _) => "BACKUP",
-                    (Role::Init, Cause::Shutdown) => "STOP",
+                    (Role::Init, Cause::Shutdown) => notify::STOP,
                     (Role::Init, _) => "FAULT",
                 },
                 priority,

@@ -9,6 +9,7 @@ mod death;
 mod handing_on;
 mod keepalived;
 mod lab;
+mod notify;
 mod packets;
 mod process;
 mod reload;
