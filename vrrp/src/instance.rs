@@ -37,7 +37,7 @@ pub use words::{Cause, Role, Transition};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
     /// It can run: the interface is up, and this is its primary address. Also sent when that
-    /// changes.
+    /// changes, or is back after it was missing.
     Able(IpAddr),
     /// It cannot, for this cause.
     Unable(Cause),
@@ -212,9 +212,16 @@ impl Instance {
                     (false, true | false) => self.follow(Backup::new(now, Wait::First), cause),
                 }
             }
-            (State::Backup(_) | State::Listening(_) | State::Master(_), Input::Able(source)) => {
+            (State::Backup(_) | State::Listening(_), Input::Able(source)) => {
                 self.source = Some(source);
                 Actions::NONE
+            }
+            (State::Master(mut master), Input::Able(source)) => {
+                self.source = Some(source);
+                // Others are to hear it from there before they miss it.
+                master.restart(now, own.interval);
+                self.state = State::Master(master);
+                Actions { send: Some(own.priority), ..Actions::NONE }
             }
 
             (State::Init(_), Input::Unable(cause)) => {

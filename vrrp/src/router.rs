@@ -150,8 +150,11 @@ impl Router {
     /// Has all that is due done. Everything that had arrived before has been told before.
     pub fn tick(&mut self, now: Moment, sink: &mut Sink<'_>) {
         for index in 0..self.routers.len() {
-            if self.routers[index].poll_timeout().is_some_and(|at| at <= now) {
-                self.routers[index].handle(Input::Timer, now, sink);
+            let router = &mut self.routers[index];
+            if router.poll_timeout().is_some_and(|at| at <= now) {
+                if !router.give_up_source(now) {
+                    router.handle(Input::Timer, now, sink);
+                }
                 self.settle(index, now, sink);
             }
         }
@@ -164,6 +167,10 @@ impl Router {
 
     /// The primary address of the interface, which adverts come from: `None` if it has none. For
     /// IPv6 the link-local one.
+    ///
+    /// One that runs goes on without it for two intervals, or a second if that is less, so that one
+    /// address can take the place of another: see [`VirtualRouter::misses_source`]. A master speaks
+    /// from the new one at once.
     pub fn set_source(
         &mut self,
         id: InstanceId,
@@ -172,7 +179,7 @@ impl Router {
         sink: &mut Sink<'_>,
     ) {
         if let Some(index) = self.find(id) {
-            self.routers[index].set_source(source);
+            self.routers[index].set_source(source, now);
             self.settle(index, now, sink);
         }
     }

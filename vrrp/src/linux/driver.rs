@@ -340,7 +340,7 @@ impl Driver {
             let tracked = settings.track_interfaces.iter().all(|name| up(find(name)));
             let now_from = virtual_router.source();
             let source = below.and_then(|below| below.source(&settings, now_from));
-            let had_source = virtual_router.cause() != Cause::NoAddress;
+            let could_send = virtual_router.cause() != Cause::NoAddress || voice.can_send(id);
             if let Some(below) = below {
                 router.set_routed_peers(id, below.routed_peers(&settings));
             }
@@ -359,8 +359,10 @@ impl Driver {
             }
             let Some(virtual_router) = router.get(id) else { return };
             let way = if usable { device.zip(source) } else { None };
-            let can_send = voice.set_way(virtual_router, way);
-            failed |= way.is_some() && !can_send;
+            // As long as another address may take its place, and looked at again when none has.
+            let waits = usable && virtual_router.misses_source();
+            let can_send = waits || voice.set_way(virtual_router, way);
+            failed |= waits || way.is_some() && !can_send;
             let mut act = |router: &VirtualRouter, actions| voice.act(router, actions);
             for (obstacle, there) in
                 [(Obstacle::Interface, !usable), (Obstacle::TrackedInterface, !tracked)]
@@ -371,7 +373,7 @@ impl Driver {
             let source = if can_send || !usable { source } else { None };
             router.set_source(id, source, now, &mut act);
             if let Some(virtual_router) = router.get(id) {
-                if had_source && virtual_router.cause() == Cause::NoAddress {
+                if could_send && virtual_router.cause() == Cause::NoAddress {
                     let Settings { name, interface, .. } = &settings;
                     let lack = report::lack(&settings);
                     let line = format!("'{name}' cannot send adverts: {interface} has {lack}");

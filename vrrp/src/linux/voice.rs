@@ -297,6 +297,11 @@ impl Voice {
         }
     }
 
+    /// Whether this virtual router has a way to send adverts.
+    pub fn can_send(&self, id: InstanceId) -> bool {
+        self.lines.get(&id).is_some_and(|line| line.sender.is_some())
+    }
+
     /// Adverts that could not be sent.
     pub fn send_failures(&self, id: InstanceId) -> u64 {
         self.lines.get(&id).map_or(0, |line| line.send_failures)

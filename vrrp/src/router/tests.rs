@@ -364,17 +364,86 @@ fn obstacles_and_the_source_decide_whether_it_runs() {
 }
 
 #[test]
-fn a_master_whose_source_is_gone_still_releases() {
+fn a_master_whose_source_is_gone_for_good_still_releases() {
     let mut host = Host::new(vec![settings("one", 51, "10.0.0.100")]);
     let id = host.ids()[0];
     host.pass(ms(3_700));
     host.said.clear();
     host.set_source(id, None);
+    host.pass(ms(199));
+    assert_eq!(host.transitions(), Vec::<String>::new());
+    host.set_source(id, None);
+    host.pass(ms(1));
     assert_eq!(host.said[0].1.send, Some(Priority::RELEASE));
     assert_eq!(host.transitions(), ["one: init no_address"]);
     let router = host.router.get(id).unwrap();
     let (to, form) = (ip("224.0.0.18"), Checksum::Rfc9568);
     assert!(router.encode(Priority::RELEASE, to, form, &mut [0; LONGEST]).is_some());
+    host.set_source(id, Some(OWN));
+    assert_eq!(host.transitions(), ["one: backup address"]);
+}
+
+#[test]
+fn a_master_with_another_address_speaks_from_it_at_once_and_stays_master() {
+    const OTHER: &str = "10.0.0.9";
+    let mut host = Host::new(vec![settings("one", 51, "10.0.0.100")]);
+    let id = host.ids()[0];
+    host.pass(ms(3_700));
+    for (gap, to) in [(150, OTHER), (0, OWN), (150, OWN), (199, OTHER)] {
+        host.pass(ms(30));
+        host.said.clear();
+        if gap > 0 {
+            host.set_source(id, None);
+            assert!(host.router.get(id).unwrap().misses_source());
+            host.pass(ms(gap));
+            host.said.clear();
+        }
+        host.set_source(id, Some(to));
+        let speaks = Actions { send: Some(Priority::DEFAULT), transition: None, announce: false };
+        assert_eq!(host.said, [("one".to_owned(), speaks)], "{to}");
+        let router = host.router.get(id).unwrap();
+        assert_eq!((router.source(), router.master()), (Some(ip(to)), Some(ip(to))));
+        assert!(!router.misses_source());
+        assert_eq!(host.router.poll_timeout(), Some(host.now + ms(100)));
+    }
+    host.pass(ms(1_000));
+    assert_eq!(host.transitions(), Vec::<String>::new());
+    // It does not wait twice as long because something else has changed meanwhile.
+    host.set_source(id, None);
+    host.pass(ms(150));
+    host.set_obstacle(id, Obstacle::Interface, true);
+    host.set_obstacle(id, Obstacle::Interface, false);
+    host.set_source(id, None);
+    host.pass(ms(50));
+    assert_eq!(host.router.get(id).unwrap().cause(), Cause::NoAddress);
+}
+
+#[test]
+fn a_backup_and_a_group_outlive_a_change_of_address() {
+    let (mut host, inside, outside) = group();
+    let id = host.ids()[0];
+    let hear = |host: &mut Host| {
+        for settings in [&inside, &outside] {
+            host.receive(PEER, "224.0.0.18", &advert(settings, 200, Checksum::Rfc9568)).unwrap();
+        }
+        host.pass(ms(90));
+    };
+    hear(&mut host);
+    host.set_source(id, None);
+    hear(&mut host);
+    host.set_source(id, Some("10.0.0.9"));
+    hear(&mut host);
+    assert_eq!(host.said, []);
+    host.pass(ms(3_700));
+    host.said.clear();
+    host.set_source(id, None);
+    host.pass(ms(150));
+    host.set_source(id, Some(OWN));
+    assert_eq!(host.transitions(), Vec::<String>::new());
+    // And give up together when there is none.
+    host.set_source(id, None);
+    host.pass(ms(200));
+    assert_eq!(host.transitions(), ["inside: init no_address", "outside: init group"]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use alloc::borrow::ToOwned;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::IpAddr;
+use core::time::Duration;
 
 use crate::advert::{Addresses, Advert, Checksum, Message, Packet, Rejected, Scope};
 use crate::instance::{Actions, Cause, Course, Input, Instance, Parameters, Role};
@@ -39,6 +40,23 @@ impl Obstacle {
             Self::Predecessor => Cause::Startup,
         }
     }
+}
+
+/// The longest that an address to send from may be missing while one takes the place of another; two
+/// intervals if that is less, for a backup takes over after three.
+const MISSING: Duration = Duration::from_secs(1);
+
+/// Whether there is an address to send from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Presence {
+    /// The shell has yet to say so.
+    Unknown,
+    There,
+    /// It is there again after it was missing, which the machine has yet to be told.
+    Back,
+    /// It has just gone; another is waited for until then.
+    Missing(Moment),
+    Gone,
 }
 
 /// Other routers that are remembered: more are no part of the same virtual router.
@@ -89,8 +107,8 @@ pub struct VirtualRouter {
     /// The address that adverts come from: the last there was, since the advert that says that it
     /// is gone needs one as well.
     source: Option<IpAddr>,
-    /// Whether it is there; `None` until the shell has said so.
-    has_source: Option<bool>,
+    /// Whether it is there.
+    presence: Presence,
     /// Which of [`Obstacle::ALL`] are there.
     obstacles: [bool; Obstacle::ALL.len()],
     /// What the machine was last told of source and obstacles.
@@ -119,7 +137,7 @@ impl VirtualRouter {
             instance: Instance::new(parameters(&settings, 0)),
             wire: wire(&settings.addresses),
             source: None,
-            has_source: None,
+            presence: Presence::Unknown,
             obstacles: [false; Obstacle::ALL.len()],
             told: Err(Cause::Startup),
             tracked: Vec::new(),
@@ -281,7 +299,11 @@ impl VirtualRouter {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Moment> {
-        self.instance.poll_timeout()
+        let given_up = match self.presence {
+            Presence::Missing(until) => Some(until),
+            Presence::Unknown | Presence::There | Presence::Back | Presence::Gone => None,
+        };
+        self.instance.poll_timeout().into_iter().chain(given_up).min()
     }
 
     pub(super) fn is_ready(&self) -> bool {
@@ -295,25 +317,49 @@ impl VirtualRouter {
 
     /// Whether it is new, and the shell has yet to say whether it can run.
     pub fn is_unknown(&self) -> bool {
-        self.has_source.is_none() && self.ability() == Err(Cause::Startup)
+        self.presence == Presence::Unknown && self.ability() == Err(Cause::Startup)
     }
 
     fn ability(&self) -> Result<IpAddr, Cause> {
         let obstacle =
             Obstacle::ALL.into_iter().find(|obstacle| self.obstacles[*obstacle as usize]);
-        match (obstacle, self.has_source) {
+        match (obstacle, self.presence) {
             (Some(obstacle), _) => Err(obstacle.cause()),
-            (None, None) => Err(Cause::Startup),
-            (None, Some(false)) => Err(Cause::NoAddress),
-            (None, Some(true)) => self.source.ok_or(Cause::NoAddress),
+            (None, Presence::Unknown) => Err(Cause::Startup),
+            (None, Presence::Gone) => Err(Cause::NoAddress),
+            (None, Presence::There | Presence::Back | Presence::Missing(_)) => {
+                self.source.ok_or(Cause::NoAddress)
+            }
         }
     }
 
-    pub(super) const fn set_source(&mut self, source: Option<IpAddr>) {
-        self.has_source = Some(source.is_some());
+    /// Whether the address that adverts come from is gone, and another is waited for a while.
+    pub const fn misses_source(&self) -> bool {
+        matches!(self.presence, Presence::Missing(_))
+    }
+
+    pub(super) fn set_source(&mut self, source: Option<IpAddr>, now: Moment) {
+        self.presence = match (source, self.presence) {
+            (Some(_), Presence::Missing(_) | Presence::Back) => Presence::Back,
+            (Some(_), Presence::Unknown | Presence::There | Presence::Gone) => Presence::There,
+            (None, Presence::Missing(until)) => Presence::Missing(until),
+            (None, _) if self.told.is_ok() => {
+                Presence::Missing(now + (self.settings.interval.duration() * 2).min(MISSING))
+            }
+            (None, _) => Presence::Gone,
+        };
         if source.is_some() {
             self.source = source;
         }
+    }
+
+    /// Gives up waiting for an address to send from if it is time. Whether it is.
+    pub(super) fn give_up_source(&mut self, now: Moment) -> bool {
+        let is_over = matches!(self.presence, Presence::Missing(until) if until <= now);
+        if is_over {
+            self.presence = Presence::Gone;
+        }
+        is_over
     }
 
     pub(super) const fn set_obstacle(&mut self, obstacle: Obstacle, is_there: bool) {
@@ -373,7 +419,11 @@ impl VirtualRouter {
             Ok(_) if !together => Err(Cause::Group),
             ability => ability,
         };
-        if ability == self.told {
+        let is_back = self.presence == Presence::Back;
+        if is_back {
+            self.presence = Presence::There;
+        }
+        if ability == self.told && !is_back {
             return;
         }
         self.told = ability;

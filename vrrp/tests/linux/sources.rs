@@ -23,6 +23,35 @@ fn adverts_come_from_the_address_that_peers_expect_or_from_none() {
 }
 
 #[test]
+fn a_master_that_is_renumbered_stays_master() {
+    let lab = Lab::new();
+    for vip in ["10.0.0.100/24", "fe80::5e:100/64"] {
+        let one = lab.one.router(&format!("eth0 51 200 500ms {vip}"));
+        one.wait_for("transition backup master");
+        let two = lab.two.router(&format!("eth0 51 100 500ms {vip}"));
+        let link = lab.one.ip("-o -6 addr show dev eth0 scope link");
+        let own = link
+            .split_whitespace()
+            .find(|word| word.starts_with("fe80::") && !vip.starts_with(word));
+        let (old, new) = match vip.starts_with("fe80") {
+            true => (own.unwrap(), "fe80::99/64 nodad"),
+            false => ("10.0.0.1/24", "10.0.0.99/24"),
+        };
+        let last = |frame: &[u8]| if frame[12] == 8 { frame[29] } else { frame[37] };
+        let mut capture = lab.client.capture();
+        capture.next(|frame| is_advert(frame, 200) && last(frame) != 0x99 && last(frame) != 99);
+        lab.one.ip(&format!("addr del {old} dev eth0"));
+        lab.one.ip(&format!("addr add {new} dev eth0"));
+        for _ in 0..5 {
+            capture.next(|frame| is_advert(frame, 200) && matches!(last(frame), 0x99 | 99));
+        }
+        assert_eq!(one.count("transition"), 2, "{:#?}", one.lines());
+        assert_eq!(two.count("transition backup master"), 0, "{:#?}", two.lines());
+        one.stop();
+    }
+}
+
+#[test]
 fn the_source_towards_peers_stays_when_other_addresses_come() {
     let lab = Lab::new();
     let mut capture = lab.client.capture();
