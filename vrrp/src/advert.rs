@@ -54,11 +54,13 @@ pub enum Rejected {
     NotAPeer,
     /// In version 2, other addresses than ours, from a router that does not own them.
     AddressList,
+    /// Over IPv6, the first address is not link-local (RFC 9568, section 5.2.9).
+    FirstAddress,
 }
 
 impl Rejected {
     /// All of them, in order.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Ttl,
         Self::Version,
         Self::Length,
@@ -72,6 +74,7 @@ impl Rejected {
         Self::OwnSource,
         Self::NotAPeer,
         Self::AddressList,
+        Self::FirstAddress,
     ];
 
     /// The name in metrics and logs.
@@ -90,6 +93,7 @@ impl Rejected {
             Self::OwnSource => "own_source",
             Self::NotAPeer => "not_a_peer",
             Self::AddressList => "address_list",
+            Self::FirstAddress => "first_address",
         }
     }
 }
@@ -162,6 +166,11 @@ impl<'a> Addresses<'a> {
     /// How many there are, at most 255.
     pub const fn len(self) -> usize {
         self.wire.len() / self.family.octets()
+    }
+
+    /// The address that is sent first.
+    pub fn first(self) -> Option<IpAddr> {
+        self.iter().next()
     }
 
     /// Whether there are none, which no router may send.

@@ -267,6 +267,11 @@ pub(super) fn describe(
             format!("sent from {}", packet.source),
             format!("one of unicast_peers: {}", list(settings.unicast_peers.iter().copied())),
         ),
+        Flaw::Rejected(Rejected::FirstAddress) => {
+            let first = advert().and_then(|advert| advert.addresses.first());
+            let first = first.map_or_else(String::new, |first| first.to_string());
+            (format!("first address {first}"), "a link-local address first".into())
+        }
         Flaw::Rejected(Rejected::AddressList) | Flaw::AddressList => {
             let ours: Vec<_> = settings.addresses.iter().map(|address| address.ip).collect();
             let theirs = advert().map(|advert| advert.addresses);

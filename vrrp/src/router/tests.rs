@@ -844,6 +844,55 @@ fn a_mismatch_of_version_2_is_a_refusal_that_is_said() {
     assert_eq!(texts, ["auth: authentication type 1, a password; no authentication"]);
 }
 
+/// An IPv6 advert of the peer with these addresses in this order.
+fn advert_v6(addresses: &[&str]) -> Vec<u8> {
+    let wire: Vec<u8> = addresses
+        .iter()
+        .flat_map(|it| it.parse::<core::net::Ipv6Addr>().unwrap().octets())
+        .collect();
+    let advert = Advert {
+        vrid: Vrid::new(51).unwrap(),
+        priority: Priority::new(200),
+        interval: Interval::from_centis(10).unwrap(),
+        addresses: Addresses::from_wire(Family::V6, &wire).unwrap(),
+    };
+    let mut buffer = vec![0; LONGEST];
+    let (source, group) = (ip("fe80::3"), Family::V6.group());
+    let length = advert.encode(source, group, Checksum::Rfc9568, &mut buffer).unwrap();
+    buffer.truncate(length);
+    buffer
+}
+
+#[test]
+fn adverts_of_ipv6_begin_with_a_link_local_address() {
+    let mut one = settings("one", 51, "2001:db8::1");
+    let link_local = Address { ip: ip("fe80::51"), prefix: 64 };
+    one.addresses.push(link_local);
+    let mut host = Host::new(vec![one.clone()]);
+    let id = host.ids()[0];
+    host.set_source(id, Some("fe80::2"));
+    host.said.clear();
+    let wrong = advert_v6(&["2001:db8::1", "fe80::51"]);
+    assert_eq!(
+        said_of(&mut host, "fe80::3", "ff02::12", 255, &wrong),
+        ["first_address: first address 2001:db8::1; a link-local address first"]
+    );
+    let none = advert_v6(&["2001:db8::1"]);
+    assert!(said_of(&mut host, "fe80::3", "ff02::12", 255, &none).is_empty(), "it was said");
+    let router = host.router.get(id).unwrap();
+    assert_eq!(router.counts().rejected.get(Rejected::FirstAddress), 2);
+    assert_eq!(router.master(), None);
+    let right = advert_v6(&["fe80::51", "2001:db8::1"]);
+    assert_eq!(host.receive("fe80::3", "ff02::12", &right), Ok(id));
+    assert_eq!(host.router.get(id).unwrap().master(), Some(ip("fe80::3")));
+    // A pair that is configured without one is warned, and still has one master.
+    one.addresses.pop();
+    let mut host = Host::new(vec![one]);
+    let id = host.ids()[0];
+    host.set_source(id, Some("fe80::2"));
+    assert_eq!(host.receive("fe80::3", "ff02::12", &none), Ok(id));
+}
+
 #[test]
 fn who_is_no_peer_is_said_with_those_who_are() {
     let mut one = settings("one", 51, "10.0.0.100");

@@ -532,6 +532,11 @@ impl VirtualRouter {
         if !may_differ(message.version(), advert.priority) && !is_ours() {
             return Err(Rejected::AddressList);
         }
+        // Those who are configured without any, as we are then, would be masters side by side.
+        let ours_begins = self.addresses().is_some_and(begins_link_local);
+        if ours_begins && !begins_link_local(advert.addresses) {
+            return Err(Rejected::FirstAddress);
+        }
         Ok((advert, message.checksum()))
     }
 
@@ -578,6 +583,11 @@ const fn may_differ(version: Version, sender: Priority) -> bool {
         Version::V2 => sender.is_owner(),
         Version::V3 => true,
     }
+}
+
+/// Whether the first of these addresses is a link-local one of IPv6.
+fn begins_link_local(addresses: Addresses<'_>) -> bool {
+    matches!(addresses.first(), Some(IpAddr::V6(first)) if first.is_unicast_link_local())
 }
 
 /// The addresses as they are sent: of IPv6, those of the link first (RFC 9568, section 5.2.9).

@@ -221,3 +221,20 @@ fn one_of_several_shared_addresses_goes_alone() {
     assert_eq!(one.count("restored"), 0);
     one.stop();
 }
+
+/// Neighbours that use this host as a router take an advertisement without the flag for its end.
+#[test]
+fn neighbour_advertisements_say_whether_the_host_routes() {
+    const FORWARDING: &str = "/proc/sys/net/ipv6/conf/eth0/forwarding";
+    let lab = Lab::new();
+    for (forwarding, flags) in [("0", 0x20), ("1", 0xa0)] {
+        lab.one.run(|| std::fs::write(FORWARDING, forwarding).unwrap());
+        let mut capture = lab.client.capture();
+        let one = lab.one.router("eth0 51 200 100ms fe80::5e:100/64");
+        let ours = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x5e, 1, 0];
+        let (_, frame) =
+            capture.next(|frame| frame.get(54) == Some(&136) && frame.get(62..78) == Some(&ours));
+        assert_eq!(frame[58], flags, "forwarding {forwarding}");
+        one.stop();
+    }
+}
