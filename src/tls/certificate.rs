@@ -148,6 +148,11 @@ impl Certificate {
         dates.into_iter().chain(chain).chain(self.inspected.doubts.iter().cloned()).collect()
     }
 
+    /// Whether it has begun to be valid, and has not expired.
+    pub(super) fn is_valid(&self, now: SystemTime) -> bool {
+        self.validity(now).is_none()
+    }
+
     fn validity(&self, now: SystemTime) -> Option<Problem> {
         if now > self.inspected.not_after {
             Some(Problem::Expired(self.inspected.not_after))

@@ -3,12 +3,14 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use super::certificate::Certificate;
+use super::clock::Clock;
 use super::suites::Suites;
 
 /// There must be a certificate.
@@ -54,10 +56,16 @@ impl Certificates {
         self.0.load().all.clone()
     }
 
-    /// The certificate for a client that asks for `name` and takes any kind: an exact match, then
-    /// a wildcard, then, unless `strict`, the default.
-    pub fn find(&self, name: Option<&str>, strict: bool) -> Option<Arc<Certificate>> {
-        self.0.load().choose(name, strict, |_| Some(0)).cloned()
+    /// The certificate for a client that asks for `name` at the time `now` and takes any kind: an exact
+    /// match, then a wildcard, then, unless `strict`, the default. One that has expired, or is not
+    /// valid yet, is chosen only if no other has the name.
+    pub fn find(
+        &self,
+        name: Option<&str>,
+        strict: bool,
+        now: SystemTime,
+    ) -> Option<Arc<Certificate>> {
+        self.0.load().choose(name, strict, now, |_| Some(0)).cloned()
     }
 }
 
@@ -94,7 +102,7 @@ impl Set {
             // The first is the default, if another of its kind has the name as well.
             Some(choices) => {
                 let mut choices = choices.clone();
-                choices.retain(|other| other.kind() != first.kind() || Arc::ptr_eq(other, first));
+                choices.sort_by_key(|other| (other.kind(), !Arc::ptr_eq(other, first)));
                 choices
             }
             None => vec![Arc::clone(first)],
@@ -102,12 +110,14 @@ impl Set {
         Ok(Self { all, exact, wildcard, default })
     }
 
-    /// The certificate for `name` that suits the client best, by the lowest rank; if none has one,
-    /// the first for the name, whose handshake will fail with the right reason.
+    /// The certificate for `name` that suits the client best, by the lowest rank: one that is valid
+    /// `now`, else any. If none has a rank, the first for the name, whose handshake will fail with the
+    /// right reason.
     fn choose(
         &self,
         name: Option<&str>,
         strict: bool,
+        now: SystemTime,
         rank: impl Fn(&Certificate) -> Option<usize>,
     ) -> Option<&Arc<Certificate>> {
         let name = name.map(canonical);
@@ -121,13 +131,14 @@ impl Set {
         };
         let default = (exact.is_none() && wildcard.is_none() && !strict).then_some(&self.default);
         let levels = || [exact, wildcard, default].into_iter().flatten();
-        let best = |choices: &'_ Choices| {
-            let ranked = choices.iter().enumerate();
-            let ranked = ranked.filter_map(|(index, choice)| Some((rank(choice)?, index)));
-            ranked.min().map(|(_, index)| index)
+        let best = |only_valid: bool| {
+            levels().find_map(|choices| {
+                let usable = choices.iter().filter(|choice| !only_valid || choice.is_valid(now));
+                let ranked = usable.filter_map(|choice| Some((rank(choice)?, choice)));
+                ranked.min_by_key(|(rank, _)| *rank).map(|(_, choice)| choice)
+            })
         };
-        let chosen = levels().find_map(|choices| choices.get(best(choices)?));
-        chosen.or_else(|| levels().flatten().next())
+        best(true).or_else(|| best(false)).or_else(|| levels().flatten().next())
     }
 }
 
@@ -146,6 +157,7 @@ fn canonical(name: &str) -> Cow<'_, str> {
 pub(super) struct Resolver {
     pub(super) certificates: Certificates,
     pub(super) strict: bool,
+    pub(super) clock: Clock,
     /// Those of the listener.
     pub(super) suites: Suites,
 }
@@ -158,7 +170,7 @@ impl ResolvesServerCert for Resolver {
             key.choose_scheme(hello.signature_schemes())?;
             self.suites.rank(&**key, hello.cipher_suites())
         };
-        let chosen = set.choose(hello.server_name(), self.strict, rank);
+        let chosen = set.choose(hello.server_name(), self.strict, self.clock.now(), rank);
         chosen.map(|chosen| Arc::clone(chosen.certified_key()))
     }
 }

@@ -22,9 +22,14 @@ impl Clock {
         Self::new(SystemTime::now)
     }
 
+    /// What time it is.
+    pub(super) fn now(&self) -> SystemTime {
+        (self.0)()
+    }
+
     /// The time since 1970; none if the clock stands before that.
     pub(super) fn since_1970(&self) -> Duration {
-        (self.0)().duration_since(UNIX_EPOCH).unwrap_or_default()
+        self.now().duration_since(UNIX_EPOCH).unwrap_or_default()
     }
 }
 

@@ -122,7 +122,8 @@ impl Server {
 
     /// Whether a client that asks for `name` is shown a certificate.
     pub fn admits(&self, name: Option<&str>) -> bool {
-        self.settings.certificates.find(name, self.settings.strict_sni).is_some()
+        let ServerSettings { certificates, strict_sni, clock, .. } = &*self.settings;
+        certificates.find(name, *strict_sni, clock.now()).is_some()
     }
 
     /// [`ServerSettings::require_close_notify`]
@@ -167,6 +168,7 @@ fn config(settings: &ServerSettings, client_auth: &ClientAuth) -> Result<ServerC
     let mut config = builder.with_cert_resolver(Arc::new(Resolver {
         certificates: settings.certificates.clone(),
         strict: settings.strict_sni,
+        clock: settings.clock.clone(),
         suites: settings.suites.clone(),
     }));
     config.ignore_client_order = settings.suites.server_decides();

@@ -38,10 +38,10 @@ fn exact_name_then_wildcard_then_the_first() {
         ("", 0),
         (".", 0),
     ] {
-        let found = certificates.find(Some(name), false).unwrap();
+        let found = certificates.find(Some(name), false, now()).unwrap();
         assert_eq!(shown(&found), both[expected], "{name}");
     }
-    assert_eq!(shown(&certificates.find(None, false).unwrap()), both[0]);
+    assert_eq!(shown(&certificates.find(None, false, now()).unwrap()), both[0]);
 
     let client = TestClient::of(&authority).config();
     for (name, expected) in [("www.example.com", 1), ("api.example.com", 2)] {
@@ -127,9 +127,9 @@ fn the_first_stays_the_default_beside_others_of_its_name() {
     let second = authority.ecdsa(&["www.example.com", "b.example.com"]);
     let (first_shown, second_shown) = (shown(&first), shown(&second));
     let certificates = Certificates::new(vec![first.clone(), second.clone()]).unwrap();
-    assert_eq!(shown(&certificates.find(None, false).unwrap()), first_shown);
+    assert_eq!(shown(&certificates.find(None, false, now()).unwrap()), first_shown);
     certificates.replace(vec![second, first]).unwrap();
-    assert_eq!(shown(&certificates.find(None, false).unwrap()), second_shown);
+    assert_eq!(shown(&certificates.find(None, false, now()).unwrap()), second_shown);
     assert!(Certificates::new(Vec::new()).is_err());
     assert!(certificates.replace(Vec::new()).is_err());
     assert_eq!(certificates.all().len(), 2);
@@ -265,4 +265,40 @@ fn a_configuration_names_the_suites_that_there_are() {
     let more = [&iana[..], &iana[..1]].concat();
     let expected = format!("ciphers: {} are more than {}", more.len(), iana.len());
     assert!(parse(&more).unwrap_err().contains(&expected));
+}
+
+#[test]
+fn a_certificate_that_is_valid_is_preferred_to_one_that_is_not() {
+    let authority = Authority::new();
+    let until = |year: i32, file: &str, name: &str| {
+        let algorithm = &rcgen::PKCS_ECDSA_P256_SHA256;
+        let (cert, key) = authority.issue_with(file, &[name], algorithm, |params| {
+            params.not_after = date_time_ymd(year, 1, 1);
+        });
+        Certificate::load(&cert, &key, now()).unwrap()
+    };
+    let first = until(2031, "first", "www.example.com");
+    let wildcard = until(2033, "wildcard", "*.example.com");
+    let second = until(2035, "second", "www.example.com");
+    let all = [shown(&first), shown(&wildcard), shown(&second)];
+    let years = |years: u64| now() + Duration::from_secs(years * 366 * 24 * 3600);
+
+    let set = Certificates::new(vec![first.clone(), wildcard.clone(), second]).unwrap();
+    for name in [Some("www.example.com"), None] {
+        for (at, expected) in [(0, 0), (6, 2), (20, 0)] {
+            let found = set.find(name, false, years(at)).unwrap();
+            assert_eq!(shown(&found), all[expected], "{name:?} in {at} years");
+        }
+    }
+    let set = Certificates::new(vec![first.clone(), wildcard.clone()]).unwrap();
+    for (at, expected) in [(0, 0), (6, 1), (20, 0)] {
+        let found = set.find(Some("www.example.com"), true, years(at)).unwrap();
+        assert_eq!(shown(&found), all[expected], "in {at} years");
+    }
+    // Handshakes look at the time, too: nothing has to be replaced.
+    let later =
+        ServerSettings { clock: Clock::new(move || years(6)), ..settings(vec![first, wildcard]) };
+    let server = Server::new(later).unwrap();
+    let client = TestClient::of(&authority).config();
+    assert_eq!(handshake(&client, &server, "www.example.com").unwrap().certificate, all[1]);
 }
