@@ -3,7 +3,7 @@
 
 use std::fs::{self, Permissions};
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -263,4 +263,33 @@ fn preflight_tries_the_machine() {
     assert_eq!(output.status.code(), Some(OS_ERROR), "{}", error_of(&output));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains(&format!("cannot listen on {address}")), "{text}");
+}
+
+#[test]
+fn what_is_in_the_place_of_the_admin_socket_is_named_and_left_alone() {
+    let a = Server::named("a");
+    type Make = fn(&Path);
+    let kinds: [(&str, Make); 4] = [
+        ("a regular file", |path| fs::write(path, "precious").unwrap()),
+        ("a directory", |path| fs::create_dir(path).unwrap()),
+        ("a FIFO", |path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRUSR).unwrap()),
+        ("a symbolic link", |path| std::os::unix::fs::symlink("lockgate.toml", path).unwrap()),
+    ];
+    for (kind, make) in kinds {
+        let written = Written::new(Config::new(unused_address()).backend(&a, ""));
+        let path = written.path().with_file_name("admin.sock");
+        make(&path);
+        let before = fs::symlink_metadata(&path).unwrap();
+        let expected = format!("cannot listen on {}: it is {kind}, not a socket", path.display());
+        let output = written.with("run");
+        assert_eq!(output.status.code(), Some(OS_ERROR));
+        let error = error_of(&output);
+        assert!(error.contains(&expected) && !error.contains("another gateway"), "{error}");
+        let mut check = Command::new(lockgate());
+        let output = output_of(check.args(["check", "--preflight", "-c"]).arg(written.path()));
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains(&expected), "{text}");
+        let after = fs::symlink_metadata(&path).unwrap();
+        assert_eq!((after.ino(), after.mtime()), (before.ino(), before.mtime()), "{kind}");
+    }
 }

@@ -15,6 +15,7 @@ mod stream;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use axum::body::Bytes;
@@ -62,7 +63,8 @@ pub enum Ask {
 /// Opens the unix socket, for its owner alone. A socket that a dead process left behind is
 /// replaced; the directory is made if it is not there.
 ///
-/// Fails with [`io::ErrorKind::AddrInUse`] if a process answers on it, or something else is there.
+/// Fails with [`io::ErrorKind::AddrInUse`] if a process answers on it, and with
+/// [`io::ErrorKind::AlreadyExists`] if something other than a socket is there, which stays untouched.
 pub fn open_socket(path: &Path) -> io::Result<UnixListener> {
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
         safe_file::create_directory(directory, 0o755)?;
@@ -73,20 +75,32 @@ pub fn open_socket(path: &Path) -> io::Result<UnixListener> {
         socket.set_nonblocking(true)?;
         io::Result::Ok(socket)
     };
+    let found = match std::fs::symlink_metadata(path) {
+        Ok(found) => Some(found.file_type()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    // Binding would call it an address in use.
+    if let Some(kind) = found.filter(|found| !found.is_socket()) {
+        let what = match () {
+            () if kind.is_file() => "a regular file",
+            () if kind.is_dir() => "a directory",
+            () if kind.is_symlink() => "a symbolic link",
+            () if kind.is_fifo() => "a FIFO",
+            () => "a device",
+        };
+        let message = format!("it is {what}, not a socket");
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
+    }
     match open()?.connect(&address) {
         Ok(()) => return Err(io::ErrorKind::AddrInUse.into()),
         // It has no time for this one, and so is alive.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             return Err(io::ErrorKind::AddrInUse.into());
         }
+        // Left behind by a process that is gone.
+        Err(_) if found.is_some() => std::fs::remove_file(path)?,
         Err(_) => {}
-    }
-    match std::fs::symlink_metadata(path) {
-        Ok(found) if std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()) => {
-            std::fs::remove_file(path)?;
-        }
-        // Whatever else is there is not ours: binding fails and says so.
-        Ok(_) | Err(_) => {}
     }
     let socket = open()?;
     // Before it has a name (unix(7)): whoever may change names in the directory could have the mode of

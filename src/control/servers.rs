@@ -90,6 +90,9 @@ impl Admin {
             let refused = |source: io::Error| {
                 let hint = match source.kind() {
                     io::ErrorKind::AddrInUse => " (another gateway answers on it)",
+                    io::ErrorKind::AlreadyExists => {
+                        " (remove it, or set admin.socket to another path)"
+                    }
                     _ => " (set admin.socket to a path that you may write, or \"\" for none)",
                 };
                 Failure::System { what, source, hint: hint.to_owned() }
