@@ -293,3 +293,32 @@ fn what_is_in_the_place_of_the_admin_socket_is_named_and_left_alone() {
         assert_eq!((after.ino(), after.mtime()), (before.ino(), before.mtime()), "{kind}");
     }
 }
+
+#[test]
+fn too_few_file_descriptors_are_refused_with_the_number_that_is_needed() {
+    let a = Server::named("a");
+    let config = Config::new(unused_address()).runtime("workers = 2").backend(&a, "");
+    let written = Written::new(config);
+    for command in [&["run"][..], &["check", "--preflight"]] {
+        let mut limited = Command::new("prlimit");
+        limited.arg("--nofile=512:512").arg(lockgate()).args(command).arg("-c").arg(written.path());
+        let output = output_of(&mut limited);
+        assert_eq!(output.status.code(), Some(OS_ERROR), "{command:?}");
+        let text = error_of(&output) + &String::from_utf8_lossy(&output.stdout);
+        for said in [
+            "RLIMIT_NOFILE is too low: 512 file descriptors, and 2 workers with 64 connections need ",
+            "LimitNOFILE=",
+        ] {
+            assert!(text.contains(said), "{command:?}: {text}");
+        }
+    }
+    // Whoever wants fewer connections needs fewer.
+    let config =
+        Config::new(unused_address()).runtime("workers = 2\nmax_connections = 10").backend(&a, "");
+    let written = Written::new(config);
+    let mut limited = Command::new("prlimit");
+    let arguments = ["check", "--preflight", "-c"];
+    limited.arg("--nofile=950:950").arg(lockgate()).args(arguments).arg(written.path());
+    let output = output_of(&mut limited);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
+}

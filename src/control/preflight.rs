@@ -120,7 +120,12 @@ fn inspect_limits(plan: &Plan, found: &mut Findings) {
     match socket::raise_open_files() {
         Err(error) => found.fault("cannot raise RLIMIT_NOFILE".to_owned(), &error),
         Ok(open_files) => {
-            let room = room::room(plan, room::workers(plan).unwrap_or(1), open_files);
+            let workers = room::workers(plan).unwrap_or(1);
+            if let Err(failure) = room::suffices(plan, workers, open_files) {
+                let message = failure.to_string();
+                return found.faults.push(Fault { message, not_permitted: false });
+            }
+            let room = room::room(plan, workers, open_files);
             match plan.runtime.max_connections {
                 Some(wanted) if wanted.get() > room => found.notes.push(format!(
                     "runtime.max_connections = {wanted}, but {open_files} open files have room for {room}"

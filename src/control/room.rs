@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use super::CHECKS_AT_ONCE;
+use super::{CHECKS_AT_ONCE, Failure};
 use crate::config::plan;
 use crate::relay::MOST_PIPES;
 use crate::socket;
@@ -13,6 +13,10 @@ use crate::socket;
 /// of the memory is the kernel's, for what their sockets hold.
 const SHARE: u64 = 2;
 const EACH: u64 = 64 << 10;
+
+/// A gateway that has room for fewer connections than this serves nobody well: the host is to be set up
+/// otherwise.
+const FEWEST: u32 = 64;
 
 /// Connections that the process takes at once: as configured, as far as files suffice. If nothing is
 /// configured, as far as memory suffices as well.
@@ -82,14 +86,38 @@ pub(super) fn workers(plan: &plan::Plan) -> io::Result<usize> {
     }
 }
 
+/// Open files beside the two sockets of each connection: pipes and sockets of the workers, checks, the
+/// admin server, the log, and some to spare.
+fn others(plan: &plan::Plan, workers: usize) -> u64 {
+    let binds: usize = plan.listeners.iter().map(|listener| listener.bind.len()).sum();
+    (workers * (2 * MOST_PIPES + binds + 4) + CHECKS_AT_ONCE + 128) as u64
+}
+
 /// Connections that so many open files have room for.
 pub(super) fn room(plan: &plan::Plan, workers: usize, open_files: u64) -> u32 {
-    // Beside two sockets for each connection: pipes and sockets of the workers, checks, the
-    // admin server, the log, and some to spare.
-    let binds: usize = plan.listeners.iter().map(|listener| listener.bind.len()).sum();
-    let others = workers * (2 * MOST_PIPES + binds + 4) + CHECKS_AT_ONCE + 128;
-    let room = open_files.saturating_sub(others as u64) / 2;
+    let room = open_files.saturating_sub(others(plan, workers)) / 2;
     u32::try_from(room).unwrap_or(u32::MAX).max(1)
+}
+
+/// Whether there are enough open files to be of use: for [`FEWEST`] connections, or for as many as are
+/// configured if that is less.
+///
+/// Fails with the number that is needed, and where to set it.
+pub(super) fn suffices(plan: &plan::Plan, workers: usize, open_files: u64) -> Result<(), Failure> {
+    let fewest = plan.runtime.max_connections.map_or(FEWEST, |wanted| wanted.get().min(FEWEST));
+    let needed = others(plan, workers) + 2 * u64::from(fewest);
+    if open_files >= needed {
+        return Ok(());
+    }
+    Err(Failure::System {
+        what: "RLIMIT_NOFILE is too low".to_owned(),
+        source: io::Error::other(format!(
+            "{open_files} file descriptors, and {workers} workers with {fewest} connections need \
+             {needed}"
+        )),
+        hint: " (raise the hard limit: LimitNOFILE= of a systemd unit, ulimit -Hn of a shell)"
+            .to_owned(),
+    })
 }
 
 #[cfg(test)]

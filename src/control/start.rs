@@ -20,6 +20,7 @@ impl Control {
         let open_files =
             socket::raise_open_files().map_err(Failure::system("cannot raise RLIMIT_NOFILE"))?;
         let count = room::workers(&plan).map_err(Failure::system("cannot count processors"))?;
+        room::suffices(&plan, count, open_files)?;
         let broken = |what: &str| {
             let what = what.to_owned();
             move |error: String| Failure::system(what)(io::Error::other(error))
