@@ -92,18 +92,19 @@ fn the_maximum_is_what_open_files_allow() {
     let address = unused_address();
     let server = Server::named("a");
     let config = Config::new(address).runtime("workers = 1").backend(&server, "");
-    let gateway = Launch::new(config).under(&["prlimit", "--nofile=700:700"]).start();
+    let gateway = Launch::new(config).under(&["prlimit", "--nofile=900:900"]).start();
     let room = gateway.status()["max_connections"].as_u64().unwrap();
     assert!((4..350).contains(&room), "{room}");
     fill(&gateway, address, room.try_into().unwrap());
 }
 
 #[test]
-fn a_tiny_limit_of_open_files_still_leaves_room_for_one() {
+fn a_small_limit_of_open_files_is_enough_for_a_single_connection() {
     let address = unused_address();
     let server = Server::named("a");
-    let config = Config::new(address).runtime("workers = 1").backend(&server, "");
-    let gateway = Launch::new(config).under(&["prlimit", "--nofile=64:64"]).start();
+    let config =
+        Config::new(address).runtime("workers = 1\nmax_connections = 1").backend(&server, "");
+    let gateway = Launch::new(config).under(&["prlimit", "--nofile=700:700"]).start();
     let (first, _) = held(address).unwrap();
     let mut second = connect(address).unwrap();
     assert!(stays_silent(&second));

@@ -99,7 +99,7 @@ fn chain(file: &Scratch, key: &Scratch, response: &[u8]) {
     let _ = names.to_string();
     let stapled = certificate.clone().stapled(response.to_vec());
     let certificates = Certificates::new(vec![certificate, stapled]).expect("two of them");
-    assert!(certificates.find(None, false).is_some());
+    assert!(certificates.find(None, false, UNIX_EPOCH).is_some());
     for name in &names.dns {
         assert!(!name.ends_with('.') && !name.contains(|letter: char| letter.is_ascii_uppercase()));
         let asked = match name.strip_prefix("*.") {
@@ -107,7 +107,10 @@ fn chain(file: &Scratch, key: &Scratch, response: &[u8]) {
             None => name.clone(),
         };
         for asked in [asked.to_ascii_uppercase(), format!("{asked}.")] {
-            assert!(certificates.find(Some(&asked), true).is_some(), "{name:?}: {asked:?}");
+            assert!(
+                certificates.find(Some(&asked), true, UNIX_EPOCH).is_some(),
+                "{name:?}: {asked:?}"
+            );
         }
     }
     listener(certificates, ClientAuth::None).expect("a certificate is all it needs");
